@@ -1,0 +1,91 @@
+"""What an adapter is: the reader and writer of one framework's or file format's models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attar.errors import ConversionError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+
+    from attar.registry import Registry
+
+Reference = Callable[[Mapping[str, "np.ndarray"]], Sequence["np.ndarray"]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What reading gave.
+
+    Attributes:
+        model: the IR, in normal form (see `attar.graph.normalize`).
+        reference: runs the *source* in its own framework on named numpy inputs and returns its outputs in the
+            model's order, for parity checks; None where the source is ONNX itself.
+        example: named numpy inputs that the source accepts, where the caller gave some.
+        notes: what a reader of the report should know (a fallback taken, an opset raised).
+    """
+
+    model: ir.Model
+    reference: Reference | None = None
+    example: Mapping[str, np.ndarray] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Adapter:
+    """Base of adapters. Heavy imports belong inside the methods; `recognises` looks at names of types only."""
+
+    name: ClassVar[str] = ""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def recognises(self, source: Any) -> bool:
+        """Whether `source` is one of ours. Must not import the framework."""
+        if isinstance(source, str | Path):
+            return Path(source).suffix.lower() in self.suffixes
+        return False
+
+    def load(self, source: Any, *, inputs: Any = None, **options: Any) -> Loaded:
+        """Read `source` into the IR.
+
+        Raises:
+            InputError: the source is broken, or `inputs` do not fit it.
+            ConversionError: it uses operators that the IR cannot say.
+        """
+        raise ConversionError(f"the adapter {self.name!r} does not read models")
+
+    def export(self, model: ir.Model, **options: Any) -> Any:
+        """Write `model` as a native model of the framework.
+
+        Raises:
+            ConversionError: the framework cannot say some of its operators; all are listed.
+        """
+        raise ConversionError(f"the adapter {self.name!r} does not write models")
+
+
+def type_path(thing: Any) -> tuple[str, ...]:
+    """`module.qualname` of every class in the MRO of `thing`'s type: recognises foreign objects without importing."""
+    return tuple(f"{c.__module__}.{c.__qualname__}" for c in type(thing).__mro__)
+
+
+def find_adapter(source: Any, registry: Registry) -> Adapter:
+    """The adapter that recognises `source`.
+
+    Raises:
+        InputError: none does, or the file is not there.
+    """
+    if isinstance(source, str | Path) and not Path(source).exists():
+        raise InputError(f"no such file: {source}")
+    for adapter in registry.adapters.values():
+        if adapter.recognises(source):
+            return adapter
+    what = str(source) if isinstance(source, str | Path) else type_path(source)[0]
+    hint = "adapters: " + ", ".join(
+        f"{a.name} ({' '.join(a.suffixes) or 'objects'})" for a in registry.adapters.values()
+    )
+    if registry.broken:
+        hint += "; failed to load: " + ", ".join(registry.broken)
+    raise InputError(f"no adapter reads {what}", hint=hint)

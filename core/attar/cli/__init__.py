@@ -1,0 +1,22 @@
+"""The command line. Importing it costs click and the standard library; the rest waits for a command."""
+
+from __future__ import annotations
+
+from attar.cli.app import cli
+from attar.cli.compress import compress
+from attar.cli.demo import demo
+from attar.cli.inspect import inspect
+from attar.cli.measure import compare, evaluate, profile
+from attar.cli.passes import passes
+from attar.cli.plugins import plugin, plugins
+from attar.cli.shell import completion
+
+__all__ = ["cli", "main"]
+
+for _command in (compress, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the `attar` script."""
+    cli(prog_name="attar")

@@ -1,0 +1,133 @@
+"""What a pass may use beside the model: data, evaluation, target, runtime, randomness, progress, and a place for notes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attar.errors import InputError
+from attar.progress import Progress, Silent
+from attar.report import Skip, Step
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from attar.calibration import Data
+    from attar.evaluation import Evaluation
+    from attar.feeds import Feeds
+    from attar.registry import Registry
+    from attar.runtime import Runtime
+    from attar.statistics import Statistics
+    from attar.targets import Target
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Microseconds of the kernels of the original and of a compressed form of it, by node or value name."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    def times(self, names: Iterable[str]) -> tuple[float | None, float | None]:
+        """(before, after) of the first of `names` that was measured in each."""
+        known = tuple(names)
+        return (
+            next((self.before[n] for n in known if n in self.before), None),
+            next((self.after[n] for n in known if n in self.after), None),
+        )
+
+
+@dataclass
+class Context:
+    """Handed to `Pass.apply`. One context serves a whole `compress`; `step` is the report of the running pass."""
+
+    registry: Registry
+    target: Target
+    runtime: Runtime
+    data: Data | None = None
+    evaluation: Evaluation | None = None
+    feeds: Feeds | None = None
+    """Inputs of one typical run: what times are measured on, and what symbolic dimensions are planned with."""
+    seed: int = 0
+    threads: int = 1
+    progress: Progress = field(default_factory=Silent)
+    step: Step = field(default_factory=lambda: Step("", {}))
+    keep_float: Mapping[str, str] = field(default_factory=dict)
+    """Node or value name -> why the contract wants it made in float (repairs); quantizing passes leave it alone."""
+    measured: Measured | None = None
+    """Kernel times of this very model, where the contract has measured them; passes that plan prefer them to tables."""
+    cache: dict[Hashable, Any] = field(default_factory=dict)
+    """What attempts at the same work share, e.g. statistics."""
+
+    @property
+    def calibration(self) -> Data:
+        """The calibration data.
+
+        Raises:
+            InputError: the caller gave none.
+        """
+        if self.data is None:
+            raise InputError(
+                f"pass {self.step.name!r} needs calibration data",
+                hint="give compress(..., calibration=...): an iterable of input arrays, a DataLoader, an .npz file "
+                "or a folder of images",
+            )
+        return self.data
+
+    @property
+    def evaluate(self) -> Evaluation:
+        """The evaluation.
+
+        Raises:
+            InputError: the caller gave none.
+        """
+        if self.evaluation is None:
+            raise InputError(
+                f"pass {self.step.name!r} needs an evaluation",
+                hint="give compress(..., evaluate=...): a function of a runnable model, or (data, metric)",
+            )
+        return self.evaluation
+
+    def statistics(self, model: ir.Model, wanted: Mapping[str, int | None]) -> dict[str, Statistics]:
+        """Statistics of `model`'s values over the calibration data, gathered once for the same model and data.
+
+        Args:
+            wanted: value name -> channel axis of the means, or None for no means.
+        """
+        from attar import graph
+        from attar.statistics import collect
+
+        content = graph.fingerprint(model)
+        known: dict[tuple[str, int | None], Statistics] = self.cache.setdefault(("statistics", content), {})
+        new = {name: axis for name, axis in wanted.items() if (name, axis) not in known}
+        found = collect(model, new, self.calibration, self.runtime, threads=self.threads, progress=self.progress)
+        known.update({(name, new[name]): statistics for name, statistics in found.items()})
+        return {name: known[name, axis] for name, axis in wanted.items()}
+
+    def shapes(self, model: ir.Model) -> dict[str, tuple[int, ...]]:
+        """Value name -> shape in a typical run. Values whose shape depends on data are left out."""
+        from attar import graph
+
+        key = ("shapes", graph.fingerprint(model))
+        if key not in self.cache:
+            feeds = {} if self.feeds is None else {n: a.shape for n, a in self.feeds.items()}
+            self.cache[key] = graph.concrete_shapes(model, feeds)
+        return dict(self.cache[key])
+
+    def rng(self, *key: str | int) -> np.random.Generator:
+        """A generator that depends on the seed and `key` alone, not on what ran before."""
+        words = [self.seed] + [w for k in key for w in str(k).encode()]
+        return np.random.default_rng(words)
+
+    def skip(self, what: ir.Node | ir.Value, reason: str) -> None:
+        """Record that `what` was left alone, and why."""
+        producer = what.producer() if hasattr(what, "producer") else what
+        op = getattr(producer, "op_type", "")
+        self.step.skipped.append(Skip(what.name or "?", op or "value", reason))
+
+    def note(self, change: str) -> None:
+        """Record a change, as one sentence."""
+        self.step.changes.append(change)

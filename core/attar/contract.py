@@ -1,0 +1,338 @@
+"""The contract: no model leaves `compress` that was not loaded, run, timed and compared.
+
+An attempt runs the recipe and proves its result. Faults are repaired in this order: plan again with kernel times
+measured on this very model (the cost table was measured on others); other settings of the passes; leaving the operators
+in float whose quantization alone changes the outputs most. What no repair mends is refused: the original comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import onnx_ir as ir
+
+from attar import graph
+from attar.context import Context, Measured
+from attar.errors import AttarError, InputError
+from attar.kernels import names_of, times_by_name
+from attar.lowering import lower
+from attar.feeds import Feeds, pieces
+from attar.measure import differences, interleaved, snapshot
+from attar.passes import Pass
+from attar.progress import Silent
+from attar.report import Kernel, OutputDiff, Report, Speed, Step
+from attar.run import Result, run_recipe
+from attar.runtime import Session
+from attar.surroundings import environment
+
+# Samples that outputs are compared on: enough for a stable SQNR, few enough to be free.
+_COMPARED = 64
+# Without a metric: a result whose outputs carry more noise than this is not the same model any more.
+_LEAST_SQNR = 8.0
+_SENSITIVITY_SAMPLES = 8
+
+
+@dataclass
+class Attempt:
+    """One run of the recipe with what was measured of it.
+
+    Attributes:
+        planned_from: the model that the last planning pass was given: what it calls float.
+    """
+
+    model: ir.Model
+    planned_from: ir.Model
+    runnable: ir.Model
+    steps: list[Step]
+    lowered: list[str]
+    session: Session
+    speed: Speed
+    outputs: list[OutputDiff]
+    metric: float | None
+    bytes: int
+    kernels: tuple[Kernel, ...]
+    faults: list[str] = field(default_factory=list)
+    measured: Measured | None = None
+
+
+class Contract:
+    """Runs a recipe until its result is one that can be handed over."""
+
+    def __init__(
+        self, original: ir.Model, recipe: Sequence[Pass], ctx: Context, feeds: Feeds, max_drop: float
+    ) -> None:
+        self._original, self._recipe, self._ctx, self._feeds = original, tuple(recipe), ctx, feeds
+        self._max_drop = max_drop
+        self._decisions: list[str] = []
+        self._session = ctx.runtime.open(original, threads=ctx.threads)
+        try:
+            self._session.run(feeds)
+        except InputError as error:
+            raise InputError(f"the model does not run on its own input: {error.message}") from error
+        self._bytes = graph.saved_size(original)
+        self._metric = self._measure_metric(self._session)
+
+    def fulfil(self) -> Result:
+        """Attempt, repair, decide.
+
+        Raises:
+            AttarError: whatever a pass raised that is not a refusal.
+        """
+        best = self._try(self._recipe)
+        plans = any(type(step).plans for step in self._recipe)
+        if plans and (self._faulty_speed(best) or self._regressions(best)):
+            best = self._replan(best)
+        if self._faulty_accuracy(best):
+            best = self._other_settings(best)
+        if self._faulty_accuracy(best):
+            best = self._leave_sensitive(best)
+        if best.faults or all(s.refused for s in best.steps if not s.implied):
+            return self._unchanged(best)
+        return self._accepted(best)
+
+    # -- one attempt ---------------------------------------------------------------------------------------------
+
+    def _try(self, recipe: Sequence[Pass]) -> Attempt:
+        ctx = self._ctx
+        model, steps, planned_from = run_recipe(recipe, self._original, ctx, self._feeds)
+        runnable, lowered = lower(model, ctx.target)
+        session = ctx.runtime.open(runnable, threads=ctx.threads)
+        speed = interleaved(self._session, session, self._feeds, threads=ctx.threads)
+        attempt = Attempt(
+            model, planned_from, runnable, steps, lowered, session, speed,
+            outputs=self._differences(session),
+            metric=self._measure_metric(session),
+            bytes=graph.saved_size(runnable),
+            kernels=session.kernels(),
+        )  # fmt: skip
+        attempt.faults = self._faults(attempt)
+        return attempt
+
+    def _faults(self, attempt: Attempt) -> list[str]:
+        faults = []
+        if self._faulty_speed(attempt):
+            speed = attempt.speed
+            faults.append(f"slower: {speed.after_ms:.3g} ms against {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)")
+        # A file may grow by what Q/DQ nodes take in a tiny network; weights never do.
+        if attempt.bytes > self._bytes * 1.02 + 4096:
+            faults.append(f"larger: {attempt.bytes} bytes against {self._bytes}")
+        if self._faulty_accuracy(attempt):
+            faults.append(self._accuracy_fault(attempt))
+        return faults
+
+    def _faulty_speed(self, attempt: Attempt) -> bool:
+        # The interval tells slower from noise; beyond 2 % the median speaks for itself.
+        return attempt.speed.ratio > 1.0 and (attempt.speed.low > 1.0 or attempt.speed.ratio > 1.02)
+
+    def _faulty_accuracy(self, attempt: Attempt) -> bool:
+        if self._ctx.evaluation is not None:
+            return self._drop(attempt) > self._max_drop
+        return any(d.sqnr_db < _LEAST_SQNR for d in attempt.outputs)
+
+    def _accuracy_fault(self, attempt: Attempt) -> str:
+        if self._ctx.evaluation is not None:
+            return (
+                f"{self._ctx.evaluation.name} goes from {self._metric:.4g} to {attempt.metric:.4g}, "
+                f"more than max_drop = {self._max_drop:g}"
+            )
+        worst = min(attempt.outputs, key=lambda d: d.sqnr_db)
+        return f"output {worst.name!r} has an SQNR of {worst.sqnr_db:.1f} dB, below {_LEAST_SQNR:g} dB"
+
+    def _drop(self, attempt: Attempt) -> float:
+        evaluation = self._ctx.evaluation
+        if evaluation is None or self._metric is None or attempt.metric is None:
+            return 0.0
+        drop = evaluation.drop(self._metric, attempt.metric)
+        return drop if math.isfinite(drop) else math.inf
+
+    def _measure_metric(self, session: Session) -> float | None:
+        evaluation = self._ctx.evaluation
+        return None if evaluation is None else evaluation.run(session, progress=self._ctx.progress)
+
+    def _differences(self, session: Session, samples: int = _COMPARED) -> list[OutputDiff]:
+        data = self._ctx.data
+        if data is None:
+            return differences(self._session, session, [self._feeds])
+        part = (piece for batch in data.take(samples) for piece in pieces(batch.inputs, data.specs))
+        return differences(self._session, session, part, progress=self._ctx.progress)
+
+    # -- repairs -------------------------------------------------------------------------------------------------
+
+    def _regressions(self, attempt: Attempt) -> bool:
+        """Whether kernels that were meant to win lose enough time that another plan may be better."""
+        measured = self._measured(attempt)
+        lost = 0.0
+        for kernel in attempt.kernels:
+            if kernel.kind == "integer":
+                before, after = measured.times(names_of(kernel))
+                if before and after and after > 1.15 * before:
+                    lost += after - before
+        return lost > 0.03 * 1000 * attempt.speed.after_ms
+
+    def _replan(self, attempt: Attempt) -> Attempt:
+        self._ctx.measured = self._measured(attempt)
+        again = self._attempt_or_none(self._recipe)
+        if again is None or self._worse(again, attempt):
+            self._ctx.measured = None
+            return attempt
+        self._decisions.append(
+            f"planned again with kernel times measured on this model: {again.speed.ratio:.2f} of the original's time "
+            f"instead of {attempt.speed.ratio:.2f}"
+        )
+        return again
+
+    def _measured(self, attempt: Attempt) -> Measured:
+        """Kernel times of the model before the planning pass and of the attempt."""
+        if attempt.measured is None:
+            ctx = self._ctx
+            times = [
+                times_by_name(ctx.runtime.open(m, threads=ctx.threads, profile=True).profile(self._feeds))
+                for m in (attempt.planned_from, attempt.runnable)
+            ]
+            attempt.measured = Measured(*times)
+        return attempt.measured
+
+    def _other_settings(self, attempt: Attempt) -> Attempt:
+        for position, step in enumerate(self._recipe):
+            for other in step.alternatives():
+                recipe = (*self._recipe[:position], other, *self._recipe[position + 1 :])
+                again = self._attempt_or_none(recipe)
+                if again is None or self._worse(again, attempt):
+                    continue
+                attempt = again
+                self._recipe = recipe
+                self._decisions.append(f"{step} became {other}: the outputs come nearer to the original")
+                if not self._faulty_accuracy(attempt):
+                    return attempt
+        return attempt
+
+    def _leave_sensitive(self, attempt: Attempt) -> Attempt:
+        """Leave the most sensitive operators in float, doubling their number until the outputs are near enough."""
+        if not any(type(step).plans for step in self._recipe):
+            return attempt
+        ranked = self._sensitivity(attempt)
+        count = 1
+        while ranked:
+            chosen = ranked[:count]
+            self._ctx.keep_float = {
+                name: f"too sensitive: quantized alone it leaves an SQNR of {sqnr:.1f} dB" for name, sqnr in chosen
+            }
+            again = self._attempt_or_none(self._recipe)
+            if again is not None and not self._worse(again, attempt):
+                attempt = again
+                if not self._faulty_accuracy(attempt) or self._faulty_speed(attempt):
+                    break
+            if count >= len(ranked):
+                break
+            count *= 2
+        kept = len(self._ctx.keep_float)
+        if kept:
+            self._decisions.append(f"left the {kept} most sensitive operators in float")
+        return attempt
+
+    def _sensitivity(self, attempt: Attempt) -> list[tuple[str, float]]:
+        """(value, SQNR of the outputs when it alone is quantized), the worst first."""
+        ctx = self._ctx
+        known = {n.name for n in graph.all_nodes(attempt.planned_from) if n.name}
+        kernels = [k for k in attempt.kernels if k.kind == "integer" and k.compute]
+        names = [n for k in kernels for n in names_of(k) if n in known]
+        names = list(dict.fromkeys(names))
+        found = []
+        with ctx.progress.task("measuring sensitivity", len(names)) as task:
+            for name in names:
+                ctx.keep_float = {other: "sensitivity" for other in names if other != name}
+                try:
+                    model, _, _ = run_recipe(self._recipe, self._original, replace(ctx, progress=Silent()))
+                    session = ctx.runtime.open(model, threads=ctx.threads)
+                    worst = min(d.sqnr_db for d in self._differences(session, _SENSITIVITY_SAMPLES))
+                    found.append((name, worst))
+                except AttarError:
+                    pass  # alone it is not worth quantizing; then it is not what hurts
+                task.advance()
+        ctx.keep_float = {}
+        return sorted(found, key=lambda pair: pair[1])
+
+    def _attempt_or_none(self, recipe: Sequence[Pass]) -> Attempt | None:
+        try:
+            return self._try(recipe)
+        except AttarError as error:
+            self._decisions.append(f"a repair failed and was dropped: {error.message}")
+            return None
+
+    def _worse(self, one: Attempt, other: Attempt) -> bool:
+        """Whether `one` is no improvement on `other`: fewer faults win, then accuracy if it is at fault, then speed."""
+        if all(s.refused for s in one.steps if not s.implied):
+            return True
+        if len(one.faults) != len(other.faults):
+            return len(one.faults) > len(other.faults)
+        if self._faulty_accuracy(one) and self._faulty_accuracy(other):
+            if self._ctx.evaluation is not None:
+                return self._drop(one) >= self._drop(other)
+            return min(d.sqnr_db for d in one.outputs) <= min(d.sqnr_db for d in other.outputs)
+        return one.speed.ratio >= other.speed.ratio
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _accepted(self, attempt: Attempt) -> Result:
+        speed = attempt.speed
+        smaller = attempt.bytes / max(1, self._bytes)
+        headline = f"{1 / speed.ratio:.2f}x faster, {smaller:.0%} of the size"
+        if attempt.metric is not None and self._metric is not None and self._ctx.evaluation is not None:
+            headline += f", {self._ctx.evaluation.name} {self._metric:.4g} -> {attempt.metric:.4g}"
+        report = self._report(attempt, "accepted", headline)
+        return Result(attempt.model, report, attempt.runnable)
+
+    def _unchanged(self, attempt: Attempt) -> Result:
+        refused = [f"{s.name}: {s.refused}" for s in attempt.steps if s.refused]
+        why = "; ".join(attempt.faults or refused) or "nothing to do"
+        report = self._report(attempt, "unchanged", f"left as it was: {why}")
+        report.decisions.append("no setting gave a result that may be handed over; this is the original model")
+        report.after = report.before
+        return Result(self._original, report, self._original)
+
+    def _report(self, attempt: Attempt, verdict: Literal["accepted", "unchanged"], headline: str) -> Report:
+        ctx = self._ctx
+        before = self._session.profile_of(self._feeds)
+        after = self._explained(attempt, attempt.session.profile_of(self._feeds))
+        notes = [f"lowered for {ctx.target.name}: {', '.join(attempt.lowered)}"] if attempt.lowered else []
+        if ctx.data is not None:
+            notes += ctx.data.notes
+        return Report(
+            model="",
+            framework="",
+            target=f"{ctx.target.name} ({ctx.target.description})",
+            runtime=f"{ctx.runtime.name} {ctx.runtime.version()}",
+            verdict=verdict,
+            headline=headline,
+            before=snapshot(self._original, before, self._metric),
+            after=snapshot(attempt.runnable, after, attempt.metric),
+            steps=attempt.steps,
+            speed=attempt.speed,
+            outputs=attempt.outputs,
+            metric_name=ctx.evaluation.name if ctx.evaluation is not None else "",
+            decisions=list(self._decisions),
+            notes=notes,
+            environment=environment(),
+        )
+
+    def _explained(self, attempt: Attempt, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+        """Float compute kernels with the reason why they stayed: the planner's, or what the graph shows."""
+        reasons = {
+            name: node.metadata_props["attar.float"]
+            for node in graph.all_nodes(attempt.model)
+            if "attar.float" in node.metadata_props
+            for name in (node.name or "", *(v.name or "" for v in node.outputs))
+        }
+        for step in attempt.steps:
+            reasons.update({skip.name: skip.reason for skip in step.skipped if skip.name not in reasons})
+        quantized = any(k.kind == "integer" for k in kernels)
+        out = []
+        for kernel in kernels:
+            if quantized and kernel.kind == "float" and kernel.compute:
+                reason = next((reasons[n] for n in names_of(kernel) if n in reasons), "")
+                kernel = replace(kernel, reason=reason or f"{self._ctx.target.name} has no integer kernel for this pattern")
+            out.append(kernel)
+        return tuple(out)

@@ -1,0 +1,124 @@
+"""A streaming histogram whose bins are multiples of a power of two, so that ranges grow and histograms merge exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+BINS = 2048
+
+
+@dataclass
+class Histogram:
+    """Counts of values in bins `[i w, (i + 1) w)`, with w a power of two and at most `BINS` bins.
+
+    When a value falls outside, w doubles and neighbours merge: bin i goes to floor(i / 2), which loses nothing but
+    resolution, whatever the order of the data. So histograms of parts of the data merge to that of the whole.
+
+    Attributes:
+        low, high: exact extremes of all the data, which `add` may be told to have been seen elsewhere than in its sample.
+        width: bin width; 0 until the first value that is not zero.
+        first: index of `counts[0]`.
+        counts: float64, so that 2^53 values can be counted.
+    """
+
+    low: float = math.inf
+    high: float = -math.inf
+    width: float = 0.0
+    first: int = 0
+    counts: Array = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, sample: Array, low: float | None = None, high: float | None = None) -> None:
+        """Count `sample`; `low` and `high` are the extremes of the data that it was drawn from."""
+        flat = np.ascontiguousarray(sample, dtype=np.float32).reshape(-1)
+        if not flat.size:
+            return
+        sample_low, sample_high = float(flat.min()), float(flat.max())
+        self.low = min(self.low, sample_low if low is None else low)
+        self.high = max(self.high, sample_high if high is None else high)
+        self._cover(min(self.low, sample_low, 0.0), max(self.high, sample_high, 0.0))
+        if self.width == 0.0:
+            self.counts[0] += flat.size
+            return
+        # x / w - first >= 0, so that truncation is floor; the clip guards the last ulp of the division.
+        index = (flat * np.float32(1 / self.width) - np.float32(self.first)).astype(np.int32)
+        np.clip(index, 0, len(self.counts) - 1, out=index)
+        self.counts += np.bincount(index, minlength=len(self.counts))
+
+    def merge(self, other: Histogram) -> None:
+        """Take in the counts of `other`, which stays as it is."""
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        if other.width == 0.0:
+            self.low, self.high = low, high
+            if self.width == 0.0:
+                self.counts[0] += other.counts[0]
+            else:
+                self.counts[-self.first] += other.counts[0]
+            return
+        theirs = Histogram(other.low, other.high, other.width, other.first, other.counts.copy())
+        mine = self
+        mine._cover(min(low, 0.0), max(high, 0.0))
+        theirs._cover(min(low, 0.0), max(high, 0.0))
+        while theirs.width < mine.width:
+            theirs._double()
+        while mine.width < theirs.width:
+            mine._double()
+        start = theirs.first - mine.first
+        if start < 0 or start + len(theirs.counts) > len(mine.counts):
+            first = min(mine.first, theirs.first)
+            end = max(mine.first + len(mine.counts), theirs.first + len(theirs.counts))
+            mine._extend(first, end)
+            start = theirs.first - mine.first
+        mine.counts[start : start + len(theirs.counts)] += theirs.counts
+        self.low, self.high = low, high
+
+    @property
+    def total(self) -> float:
+        return float(self.counts.sum())
+
+    def centers(self) -> Array:
+        """Middle of each bin; zero itself for the bin that starts at zero of data that is never negative (ReLU)."""
+        if self.width == 0.0:
+            return np.zeros(1)
+        middle = (self.first + np.arange(len(self.counts)) + 0.5) * self.width
+        if self.low >= 0.0 and self.first == 0:
+            middle[0] = 0.0
+        return np.clip(middle, self.low, self.high)
+
+    def _cover(self, low: float, high: float) -> None:
+        if high == low:
+            return
+        if self.width == 0.0:
+            zeros = self.counts[0]
+            self.width = 2.0 ** math.ceil(math.log2((high - low) / (BINS - 2)))
+            self.first = math.floor(low / self.width)
+            self.counts = np.zeros(math.floor(high / self.width) + 1 - self.first)
+            self.counts[-self.first] = zeros
+            return
+        while math.floor(high / self.width) + 1 - math.floor(low / self.width) > BINS:
+            self._double()
+        first = min(self.first, math.floor(low / self.width))
+        end = max(self.first + len(self.counts), math.floor(high / self.width) + 1)
+        self._extend(first, end)
+
+    def _extend(self, first: int, end: int) -> None:
+        if first == self.first and end == self.first + len(self.counts):
+            return
+        grown = np.zeros(end - first)
+        at = self.first - first
+        grown[at : at + len(self.counts)] = self.counts
+        self.first, self.counts = first, grown
+
+    def _double(self) -> None:
+        counts = self.counts
+        if self.first % 2:  # an odd start belongs to the bin that begins one earlier
+            counts = np.concatenate([[0.0], counts])
+        if len(counts) % 2:
+            counts = np.concatenate([counts, [0.0]])
+        self.first //= 2
+        self.counts = counts.reshape(-1, 2).sum(axis=1)
+        self.width *= 2

@@ -1,0 +1,200 @@
+"""Statistics of a model's values over data: asked for by passes, gathered in one streaming run.
+
+The model is copied and small reducing operators are appended to it, so that what leaves the runtime is a few numbers and
+a strided sample of each value rather than the value itself: ONNX Runtime keeps its fused and blocked kernels and reuses
+its buffers, and memory does not grow with the data. Extremes are exact; histograms and means are of the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from attar import graph
+from attar.errors import InputError
+from attar.feeds import pieces
+from attar.histogram import Histogram
+from attar.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from attar.calibration import Data
+    from attar.runtime import Runtime
+
+Array = np.ndarray[Any, np.dtype[Any]]
+# Elements of one value and one sample of the batch that are worth a histogram; more adds time, not information.
+_SAMPLE = 8192
+
+
+@dataclass
+class Statistics:
+    """What is known of one value.
+
+    Attributes:
+        histogram: of a strided sample; its `low` and `high` are exact over all data.
+        mean_sum, mean_count: sum and number of sampled elements per channel, along `axis`.
+        axis: channel axis of the means; None if they were not asked for.
+    """
+
+    axis: int | None = None
+    histogram: Histogram = field(default_factory=Histogram)
+    mean_sum: Array | None = None
+    mean_count: int = 0
+
+    @property
+    def mean(self) -> Array | None:
+        """Mean per channel, float64, or None if it was not asked for."""
+        return None if self.mean_sum is None else self.mean_sum / max(1, self.mean_count)
+
+    def merge(self, other: Statistics) -> None:
+        """Take in statistics of the same value over other data."""
+        self.histogram.merge(other.histogram)
+        if other.mean_sum is not None:
+            self.mean_sum = other.mean_sum + (0 if self.mean_sum is None else self.mean_sum)
+            self.mean_count += other.mean_count
+
+    def add(self, sample: Array, low: float, high: float) -> None:
+        """Count one batch's sample, with the exact extremes of the batch."""
+        self.histogram.add(sample, low, high)
+        if self.axis is not None and sample.ndim > self.axis:
+            axes = tuple(a for a in range(sample.ndim) if a != self.axis % sample.ndim)
+            sums = sample.sum(axis=axes, dtype=np.float64)
+            self.mean_sum = sums if self.mean_sum is None else self.mean_sum + sums
+            self.mean_count += sample.size // max(1, len(sums))
+
+
+def collect(
+    model: ir.Model,
+    wanted: Mapping[str, int | None],
+    data: Data,
+    runtime: Runtime,
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Statistics]:
+    """Run `data` through `model` once and gather statistics of the float values named in `wanted`.
+
+    Args:
+        wanted: value name -> channel axis for means, or None. Names must be of the main graph.
+        data: calibration data.
+
+    Raises:
+        InputError: a name is unknown, or a value became NaN or infinite (named, with the batch).
+    """
+    if not wanted:
+        return {}
+    copy, taps = _instrument(model, wanted)
+    session = runtime.open(copy, threads=threads)
+    place = {name: i for i, name in enumerate(session.outputs)}
+    found = {name: Statistics(axis) for name, axis in wanted.items()}
+    with (progress or Silent()).task("calibrating", data.count()) as task:
+        for number, batch in enumerate(data):
+            for feeds in pieces(batch.inputs, data.specs):
+                results = session.run(feeds)
+                for name, tap in taps.items():
+                    sample = results[place[tap.sample]]
+                    low = results[place[tap.low]].min() if tap.low else sample.min(initial=math.inf)
+                    high = results[place[tap.high]].max() if tap.high else sample.max(initial=-math.inf)
+                    if not (np.isfinite(low) and np.isfinite(high)):
+                        raise InputError(
+                            f"value {name!r} becomes NaN or infinite on calibration batch {number}",
+                            hint="the model overflows on this input; check the data's preprocessing",
+                        )
+                    found[name].add(sample, float(low), float(high))
+            task.advance(batch.size)
+    return found
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Names of the outputs that report on one value; an empty name: take it from the sample."""
+
+    sample: str
+    low: str = ""
+    high: str = ""
+
+
+def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[str, _Tap]]:
+    copy = graph.clone(model)
+    main = copy.graph
+    values = {v.name: v for v in main.inputs}
+    for node in main:
+        values.update({v.name: v for v in node.outputs})
+    previous = list(main.outputs)
+    taps: dict[str, _Tap] = {}
+    new_outputs: list[ir.Value] = []
+
+    def tap(operator: str, value: ir.Value, *more: ir.Value, **attributes: Any) -> str:
+        node = ir.node(operator, [value, *more], attributes=attributes)
+        out = node.outputs[0]
+        out.name = graph.fresh_name(main, f"{value.name}/{operator}")
+        out.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
+        main.append(node)
+        new_outputs.append(out)
+        return out.name
+
+    for name in wanted:
+        value = values.get(name)
+        if value is None:
+            raise InputError(f"the model has no value {name!r} to observe")
+        rank = None if value.shape is None else len(value.shape)
+        step = _step(value)
+        if rank is None or rank < 3 or step == 1:
+            # Small enough to look at whole.
+            taps[name] = _Tap(tap("Identity", value))
+            continue
+        # A 1x1 max-pool with a stride is a strided slice that ONNX Runtime does inside its blocked layout.
+        if rank == 4:
+            sample = tap("MaxPool", value, kernel_shape=[1, 1], strides=[step, step])
+        else:
+            axis = rank - 2
+            constants = [
+                graph.add_initializer(main, f"attar.{k}{v}", np.array([v], np.int64))
+                for k, v in (("start", 0), ("end", np.iinfo(np.int64).max), ("axis", axis), ("step", step))
+            ]
+            sample = tap("Slice", value, *constants)
+        high = tap("GlobalMaxPool", value)
+        low = "" if _never_negative(value) else tap("ReduceMin", value, keepdims=0)
+        taps[name] = _Tap(sample, low, high)
+    main.outputs.clear()
+    main.outputs.extend(new_outputs)
+    del previous
+    graph.tidy(copy)
+    return copy, taps
+
+
+def _step(value: ir.Value) -> int:
+    """Stride of the sample: about `_SAMPLE` elements of each sample of the batch."""
+    if value.shape is None or len(value.shape) < 3:
+        return 1
+    sizes = [d if isinstance(d, int) else 0 for d in value.shape][1:]
+    plane = sizes[-2:] if len(sizes) == 3 else sizes[:1]
+    if any(s == 0 for s in plane):
+        return 4 if len(sizes) == 3 else 2  # dynamic; small planes stay well covered
+    excess = math.prod(s or 1 for s in sizes) / _SAMPLE
+    if excess <= 1.5:
+        return 1
+    step = math.isqrt(math.ceil(excess) - 1) + 1 if len(sizes) == 3 else math.ceil(excess)
+    # An odd stride does not beat with the even structure of images and tokens; at least 3 positions an axis remain.
+    return max(1, min(step | 1, min(plane) // 3))
+
+
+def _never_negative(value: ir.Value) -> bool:
+    """Whether the value's minimum need not be measured: behind Relu and its kin the sample's zero is exact enough."""
+    node = value.producer()
+    for _ in range(4):
+        if node is None:
+            return False
+        if node.op_type in ("Relu", "Sigmoid", "Softmax", "HardSigmoid"):
+            return True
+        if node.op_type == "Clip":
+            low = graph.const_array(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+            return low is not None and float(low.reshape(-1)[0]) >= 0
+        if node.op_type not in ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"):
+            return False
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return False

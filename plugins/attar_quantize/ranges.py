@@ -1,0 +1,117 @@
+"""From a plan to the scale and zero point of every activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from attar import graph
+from attar.errors import Refused
+from attar.statistics import Statistics
+from attar_quantize.observers import Observer
+from attar_quantize.scheme import QParams, QType, params_of_range
+from attar_quantize.units import Plan, Unit
+
+# Inputs of a Concat share one scale when none of them loses more than this factor of its resolution: the integers are
+# then copied instead of rescaled.
+_SHARED_CONCAT = 1.2
+
+
+@dataclass(frozen=True)
+class Values:
+    """The activations that a plan quantizes, in groups that share scale and zero point.
+
+    Attributes:
+        group_of: value -> representative of its group.
+        observed: the values whose statistics are needed: those that integer kernels do not merely move.
+    """
+
+    group_of: Mapping[ir.Value, ir.Value]
+    observed: tuple[ir.Value, ...]
+
+
+def quantized_values(plan: Plan) -> Values:
+    """Collect the values that pass through QuantizeLinear, joining what movers (MaxPool, Reshape...) must not rescale."""
+    parent: dict[ir.Value, ir.Value] = {}
+
+    def find(value: ir.Value) -> ir.Value:
+        parent.setdefault(value, value)
+        while parent[value] is not value:
+            parent[value] = parent[parent[value]]
+            value = parent[value]
+        return value
+
+    moved: set[ir.Value] = set()
+    for unit in plan.units:
+        if unit not in plan.integer:
+            continue
+        for value in unit.inputs:
+            find(value)
+        if unit.rule is not None and unit.rule.role == "move":
+            for output in unit.outputs:
+                parent[find(output)] = find(unit.inputs[0])
+                moved.add(output)
+        else:
+            for output in unit.outputs:
+                if needs_codes(output, unit, plan):
+                    find(output)
+    group_of = {v: find(v) for v in parent}
+    observed = tuple(v for v in parent if v not in moved and graph.const_array(v) is None)
+    return Values(group_of, observed)
+
+
+def needs_codes(value: ir.Value, unit: Unit, plan: Plan) -> bool:
+    """Whether an integer unit's output must be written as integers: another one reads it, or the kernel cannot do else."""
+    if unit.rule is not None and not unit.rule.float_output:
+        return True
+    readers = {user for user, _ in value.uses()}
+    return any(readers & {u.main} and value in u.inputs for u in plan.integer)
+
+
+def activation_params(
+    plan: Plan,
+    values: Values,
+    statistics: Mapping[str, Statistics],
+    observer: Observer,
+    qtype: QType,
+) -> dict[ir.Value, QParams]:
+    """Scale and zero point of every quantized activation.
+
+    Raises:
+        Refused: a value has no finite range.
+    """
+    levels = qtype.qmax - qtype.qmin + 1
+    ranges: dict[ir.Value, tuple[float, float]] = {}
+    for value in values.group_of:
+        array = graph.const_array(value)
+        if array is not None:
+            ranges[value] = (float(array.min(initial=0)), float(array.max(initial=0)))
+        elif value.name in statistics:
+            low, high = observer(statistics[value.name].histogram, levels)
+            if not low <= high:
+                raise Refused(f"value {value.name!r} was never seen on the calibration data")
+            ranges[value] = (low, high)
+    groups: dict[ir.Value, tuple[float, float]] = {}
+    for value, root in values.group_of.items():
+        if value in ranges:
+            groups[root] = _union([ranges[value], *([groups[root]] if root in groups else [])])
+    for unit in plan.units:
+        if unit in plan.integer and unit.main.op_type == "Concat":
+            _share(unit, values, groups)
+    return {v: params_of_range(*groups[root], qtype) for v, root in values.group_of.items()}
+
+
+def _share(unit: Unit, values: Values, groups: dict[ir.Value, tuple[float, float]]) -> None:
+    roots = {values.group_of[v] for v in (*unit.inputs, unit.output)}
+    union = _union([groups[r] for r in roots])
+    widths = [groups[r][1] - groups[r][0] for r in roots]
+    if min(widths) * _SHARED_CONCAT >= union[1] - union[0]:
+        for root in roots:
+            groups[root] = union
+
+
+def _union(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    pairs = list(ranges)
+    return min(low for low, _ in pairs), max(high for _, high in pairs)

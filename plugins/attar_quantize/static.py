@@ -1,0 +1,186 @@
+"""`quantize.static`: weights and activations in 8 bits, planned for the target's integer kernels."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import onnx_ir as ir
+
+from attar import graph
+from attar.context import Context
+from attar.errors import RecipeError, Refused, did_you_mean
+from attar.passes import Doc, Pass
+from attar_quantize import planner
+from attar_quantize.bias import weight_scales_for_bias
+from attar_quantize.observers import Observer
+from attar_quantize.qdq import Writer
+from attar_quantize.ranges import activation_params, quantized_values
+from attar_quantize.scheme import Array, QParams, QType, weight_params
+from attar_quantize.units import Plan, Unit, find_units
+
+
+class Static(Pass, name="quantize.static"):
+    """Quantize weights and activations to 8 bits with ranges from calibration data.
+
+    The planner reads the target: types, signs and the placement of Q/DQ follow from its integer kernels and their
+    measured costs. What would be slower on integers stays in float and is reported with the reason.
+    """
+
+    requires = ("fuse.inference",)
+    needs = ("calibration",)
+    plans = True
+
+    activation: Annotated[
+        Literal["auto", "uint8", "int8"], Doc("element type of activations; auto: what the target runs fastest")
+    ] = "auto"
+    weight: Annotated[Literal["auto", "int8", "uint8"], Doc("element type of weights; auto: the target's")] = "auto"
+    symmetric_activations: Annotated[bool, Doc("zero point in the middle of the range")] = False
+    symmetric_weights: Annotated[bool, Doc("zero point of weights at zero")] = True
+    granularity: Annotated[
+        Literal["per_channel", "per_tensor"], Doc("one weight scale an output channel, or one a tensor")
+    ] = "per_channel"
+    observer: Annotated[str, Doc("how activation ranges are chosen: mse, minmax, percentile or a plugin's")] = "mse"
+    bias_correction: Annotated[bool, Doc("take what rounding the weights adds to the mean out of the biases")] = True
+    reduce_range: Annotated[
+        bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
+    ] = None
+    plan: Annotated[
+        Literal["fastest", "everything"],
+        Doc("fastest: integers where they pay on the target; everything: wherever a kernel exists"),
+    ] = "fastest"
+    operators: Annotated[tuple[str, ...], Doc("operator types to quantize; empty: all that the target can")] = ()
+    keep_float: Annotated[tuple[str, ...], Doc("patterns of node or value names to leave in float (*, ?)")] = ()
+
+    def apply(self, model: ir.Model, ctx: Context) -> None:
+        shapes = ctx.shapes(model)
+        units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
+        self._check_names(units)
+        plan = planner.plan(
+            units,
+            ctx.target,
+            costs=planner.Costs(ctx.target.costs, ctx.measured),
+            shapes=shapes,
+            everything=self.plan == "everything",
+            keep_float=lambda unit: self._kept(unit, ctx),
+        )
+        compute = [u for u in units if u.main.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+        for unit in compute:
+            if unit not in plan.integer:
+                ctx.skip(unit.main, plan.reasons[unit])
+                for node in unit.nodes:
+                    node.metadata_props["attar.float"] = plan.reasons[unit]
+        if not any(u in plan.integer for u in compute):
+            reasons = [(u.main.name or "?", plan.reasons[u]) for u in compute[:20]]
+            raise Refused(
+                "no operator is worth quantizing" if compute else "the model has no operator to quantize",
+                nodes=reasons,
+            )
+        self._write(model, plan, ctx)
+        done = sum(u in plan.integer for u in compute)
+        ctx.note(f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, {len(plan.integer)} operators in all")
+
+    def alternatives(self) -> tuple[Pass, ...]:
+        """Other observers: the one with the nearest outputs is not the same for every network."""
+        return tuple(replace(self, observer=o) for o in ("minmax", "percentile", "mse") if o != self.observer)
+
+    # -- the steps -----------------------------------------------------------------------------------------------
+
+    def _write(self, model: ir.Model, plan: Plan, ctx: Context) -> None:
+        values = quantized_values(plan)
+        axes: dict[str, int | None] = {v.name or "": None for v in values.observed}
+        corrected: dict[ir.Value, int] = {}
+        if self.bias_correction:
+            for unit in plan.integer:
+                if unit.weight is not None and (unit.main.op_type != "MatMul" or unit.bias is not None):
+                    axis = 1 if unit.main.op_type == "Conv" else -1
+                    if corrected.setdefault(unit.inputs[0], axis) == axis:
+                        axes[unit.inputs[0].name or ""] = axis
+        statistics = ctx.statistics(model, axes)
+        observer = self._observer(ctx)
+        activations = activation_params(plan, values, statistics, observer, self._activation_type(ctx))
+        means: dict[ir.Value, Array] = {}
+        for value in corrected:
+            found = statistics.get(value.name or "")
+            if found is not None and found.mean is not None:
+                means[value] = found.mean
+        weights = self._weights(plan, activations, ctx)
+        Writer(model, plan, activations, weights, means).write()
+        graph.tidy(model)
+
+    def _weights(
+        self, plan: Plan, activations: dict[ir.Value, QParams], ctx: Context
+    ) -> dict[ir.Value, QParams]:
+        chosen: dict[ir.Value, QParams] = {}
+        for unit in plan.units:
+            weight = unit.weight
+            if unit not in plan.integer or weight is None:
+                continue
+            array = graph.const_array(weight)
+            assert array is not None
+            axis = _channel_axis(unit) if self.granularity == "per_channel" else None
+            params = chosen.get(weight) or weight_params(array, self._weight_type(ctx), axis)
+            bias = unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
+            scale = weight_scales_for_bias(
+                params.scale, graph.const_array(bias), activations[unit.inputs[0]].scale
+            )
+            chosen[weight] = replace(params, scale=scale)
+        return chosen
+
+    def _activation_type(self, ctx: Context) -> QType:
+        kind = ctx.target.activation_type if self.activation == "auto" else self.activation
+        return QType(signed=kind == "int8", symmetric=self.symmetric_activations)
+
+    def _weight_type(self, ctx: Context) -> QType:
+        kind = ctx.target.weight_type if self.weight == "auto" else self.weight
+        reduce = ctx.target.saturates if self.reduce_range is None else self.reduce_range
+        return QType(
+            signed=kind == "int8",
+            bits=7 if reduce else 8,
+            symmetric=self.symmetric_weights,
+            narrow=self.symmetric_weights and kind == "int8",
+        )
+
+    def _observer(self, ctx: Context) -> Observer:
+        known = ctx.registry.observers
+        if self.observer not in known:
+            raise RecipeError(
+                f"{self.name}: unknown observer {self.observer!r}", hint=did_you_mean(self.observer, known)
+            )
+        return known[self.observer]
+
+    def _kept(self, unit: Unit, ctx: Context) -> str:
+        for name in unit.names:
+            if name in ctx.keep_float:
+                return ctx.keep_float[name]
+        if any(fnmatch.fnmatchcase(name, pattern) for name in unit.names for pattern in self.keep_float):
+            return "kept in float by option keep_float"
+        return ""
+
+    def _check_names(self, units: list[Unit]) -> None:
+        known = {n.op_type for u in units for n in u.nodes}
+        for operator in self.operators:
+            if operator not in known:
+                raise RecipeError(
+                    f"{self.name}: option 'operators' names {operator!r}, which the model does not have",
+                    hint=did_you_mean(operator, known),
+                )
+        names = [n.name or "" for u in units for n in u.nodes]
+        names += [v.name or "" for u in units for n in u.nodes for v in n.outputs]
+        for pattern in self.keep_float:
+            if not fnmatch.filter(names, pattern):
+                raise RecipeError(
+                    f"{self.name}: option 'keep_float' = {pattern!r} matches no node or value",
+                    hint=did_you_mean(pattern, names),
+                )
+
+
+def _channel_axis(unit: Unit) -> int:
+    node = unit.main
+    if node.op_type == "Conv":
+        return 0
+    trans = node.attributes.get("transB")
+    return 0 if trans is not None and trans.value else 1
+
+
