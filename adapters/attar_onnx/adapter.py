@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from attar.adapters import Adapter, Loaded, type_path
-from attar.errors import InputError
+from attar.errors import AttarError, InputError
 from attar_onnx.example import named_example
 
 
@@ -34,8 +34,6 @@ class OnnxAdapter(Adapter):
         Raises:
             InputError: the source is no valid ONNX model, or the example does not fit it.
         """
-        import onnx
-
         from attar import graph
 
         opset = options.pop("opset", 21)
@@ -43,22 +41,16 @@ class OnnxAdapter(Adapter):
             raise InputError(
                 f"the adapter 'onnx' has no option {sorted(options)[0]!r}", hint="it has one: opset"
             )
-        origin = "memory"
-        if isinstance(source, str | Path):
-            model = graph.read_model(source)
-            origin = Path(source).name
-        elif isinstance(source, bytes | bytearray | memoryview):
-            model = graph.from_proto(graph.parse(bytes(source), "the given bytes"), None, "the given bytes")
-        elif _is_proto(source):
-            own = onnx.ModelProto()
-            own.CopyFrom(source)
-            model = graph.from_proto(own, None, "the ModelProto")
-        elif _is_ir(source):
-            model = graph.clone(source)
-        else:
-            raise InputError(f"{type_path(source)[0]} is not an ONNX model")
-        notes = graph.normalize(model, opset)
-        graph.check(model)
+        try:
+            model, origin = _read(source)
+            notes = graph.normalize(model, opset)
+            graph.check(model)
+        except AttarError:
+            raise
+        except Exception as error:  # protobufs can be wrong in more ways than anyone has listed
+            raise InputError(
+                f"the model is not valid ONNX: {type(error).__name__}: {str(error).strip()[:300]}"
+            ) from error
         graph.set_provenance(model, framework="onnx", source=origin)
         example = None if inputs is None else named_example(model, inputs)
         return Loaded(model, example=example, notes=tuple(notes))
@@ -74,6 +66,26 @@ class OnnxAdapter(Adapter):
         if options:
             raise InputError(f"the adapter 'onnx' has no option {sorted(options)[0]!r} for export")
         return graph.to_proto(model)
+
+
+def _read(source: Any) -> tuple[Any, str]:
+    """The IR of `source` as it is, as an object of its own, and what to call its origin."""
+    import onnx
+
+    from attar import graph
+
+    if isinstance(source, str | Path):
+        return graph.read_model(source), Path(source).name
+    if isinstance(source, bytes | bytearray | memoryview):
+        proto = graph.parse(bytes(source), "the given bytes")
+        return graph.from_proto(proto, None, "the given bytes"), "memory"
+    if _is_proto(source):
+        own = onnx.ModelProto()
+        own.CopyFrom(source)
+        return graph.from_proto(own, None, "the ModelProto"), "memory"
+    if _is_ir(source):
+        return graph.clone(source), "memory"
+    raise InputError(f"{type_path(source)[0]} is not an ONNX model")
 
 
 def _is_proto(source: Any) -> bool:

@@ -1,11 +1,11 @@
 """attar makes trained networks smaller and faster, whatever framework they come from, and proves it.
 
-    import attar
+import attar
 
-    model = attar.load(net, inputs=example)
-    result = attar.compress(model, calibration=loader, evaluate=(validation, "top1"))
-    print(result.report)
-    result.save("net-int8.onnx")
+model = attar.load(net, inputs=example)
+result = attar.compress(model, calibration=loader, evaluate=(validation, "top1"))
+print(result.report)
+result.save("net-int8.onnx")
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ _LAZY = {
 }
 
 __all__ = [
-    "AttarError", "BudgetMissed", "Choice", "Comparison", "Context", "ConversionError", "Doc", "ImagePreprocess",
-    "InputError", "Pass", "PluginError", "Profile", "Range", "RecipeError", "Refused", "Registry", "Report", "Result",
-    "VerifyError", "compare", "compress", "default_registry", "dump_recipe", "evaluate", "export", "hookimpl", "load",
-    "load_recipe", "profile", "save",
+    "AttarError", "BudgetMissed", "Choice", "Comparison", "Context", "ConversionError", "Doc",
+    "ImagePreprocess", "InputError", "Pass", "PluginError", "Profile", "Range", "RecipeError", "Refused",
+    "Registry", "Report", "Result", "VerifyError", "compare", "compress", "default_registry",
+    "dump_recipe", "evaluate", "export", "hookimpl", "load", "load_recipe", "profile", "save",
 ]  # fmt: skip
 
 

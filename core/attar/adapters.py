@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from attar.registry import Registry
 
-Reference = Callable[[Mapping[str, "np.ndarray"]], Sequence["np.ndarray"]]
+Reference = Callable[[Mapping[str, "np.ndarray[Any, Any]"]], Sequence["np.ndarray[Any, Any]"]]
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ class Loaded:
 
     model: ir.Model
     reference: Reference | None = None
-    example: Mapping[str, np.ndarray] | None = None
+    example: Mapping[str, np.ndarray[Any, Any]] | None = None
     notes: tuple[str, ...] = field(default=())
 
 
 class Adapter:
-    """Base of adapters. Heavy imports belong inside the methods; `recognises` looks at names of types only."""
+    """Base of adapters. Heavy imports belong inside the methods; `recognises` looks at names of types
+    only."""
 
     name: ClassVar[str] = ""
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -67,7 +68,8 @@ class Adapter:
 
 
 def type_path(thing: Any) -> tuple[str, ...]:
-    """`module.qualname` of every class in the MRO of `thing`'s type: recognises foreign objects without importing."""
+    """`module.qualname` of every class in the MRO of `thing`'s type: recognises foreign objects without
+    importing."""
     return tuple(f"{c.__module__}.{c.__qualname__}" for c in type(thing).__mro__)
 
 

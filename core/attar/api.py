@@ -18,14 +18,15 @@ from attar.feeds import one_sample, sample_feeds
 from attar.measure import differences, interleaved, latency, snapshot
 from attar.progress import Progress
 from attar.registry import Registry, default_registry
-from attar.report import Kernel, OutputDiff, Snapshot, Speed, _plain
+from attar.report import Kernel, OutputDiff, Snapshot, Speed, plain
 from attar.runtime import OnnxRuntime
 from attar.specs import input_specs
 
 if TYPE_CHECKING:
     from attar.adapters import Reference
 
-# Beyond this relative difference from its own framework a loaded model is wrong, not merely rounded otherwise.
+# Beyond this relative difference from its own framework a loaded model is wrong, not merely rounded
+# otherwise.
 _PARITY = 1e-3
 
 
@@ -48,12 +49,14 @@ def load(
     registry: Registry | None = None,
     **options: Any,
 ) -> ir.Model:
-    """Read a model of any framework into the IR. The source is never changed and shares no memory with the result.
+    """Read a model of any framework into the IR. The source is never changed and shares no memory with the
+    result.
 
     Args:
-        source: a path, bytes, `onnx.ModelProto`, `torch.nn.Module`, `ExportedProgram`, or whatever a plugin's adapter reads.
-        inputs: example inputs, where the source has no fixed signature (an `nn.Module`): an array or tensor, a tuple of
-            them, or a mapping by argument name.
+        source: a path, bytes, `onnx.ModelProto`, `torch.nn.Module`, `ExportedProgram`, or whatever a plugin's
+            adapter reads.
+        inputs: example inputs, where the source has no fixed signature (an `nn.Module`): an array or tensor,
+            a tuple of them, or a mapping by argument name.
         verify: run the source in its own framework and the result in ONNX Runtime on `inputs`, and compare.
         options: passed on to the adapter.
 
@@ -80,15 +83,18 @@ def load_source(
     notes = list(loaded.notes)
     if verify and loaded.reference is not None and loaded.example is not None:
         difference = parity(loaded)
-        notes.append(f"matches {adapter.name} within {difference:.1e} (largest difference over largest output)")
+        notes.append(
+            f"matches {adapter.name} within {difference:.1e} (largest difference over largest output)"
+        )
         if not difference <= _PARITY:
             raise VerifyError(
-                f"the loaded model differs from its {adapter.name} source by {difference:.2g} of the largest output",
+                f"the loaded model differs from its {adapter.name} source by {difference:.2g} "
+                "of the largest output",
                 hint="load(..., verify=False) gives it all the same",
             )
-    if not isinstance(source, ir.Model):
-        graph.set_provenance(loaded.model, framework=adapter.name)
-    framework = graph.provenance(loaded.model).get("framework", adapter.name)
+    origin = graph.provenance(source) if isinstance(source, ir.Model) else {}
+    framework = origin.get("framework", adapter.name)
+    graph.set_provenance(loaded.model, **{**origin, "framework": framework})
     return Source(loaded.model, _name_of(source, loaded.model), framework, loaded.example, notes)
 
 
@@ -102,7 +108,9 @@ def parity(loaded: Loaded) -> float:
     worst = 0.0
     for name, theirs, ours in zip(session.outputs, wanted, session.run(loaded.example), strict=True):
         if theirs.shape != ours.shape:
-            raise VerifyError(f"output {name!r} has shape {list(ours.shape)}, the source gives {list(theirs.shape)}")
+            raise VerifyError(
+                f"output {name!r} has shape {list(ours.shape)}, the source gives {list(theirs.shape)}"
+            )
         if theirs.size:
             a, b = theirs.astype(np.float64), ours.astype(np.float64)
             same = (a == b) | (np.isnan(a) & np.isnan(b))  # masks of -inf stay -inf
@@ -147,15 +155,12 @@ def evaluate(
     Raises:
         InputError: the data do not fit the model, have no labels, or the metric is unknown.
     """
-    from attar.calibration import as_data
     from attar.evaluation import as_evaluation
 
     registry = registry or default_registry()
     loaded = load_source(model, inputs=inputs, registry=registry).model
     specs = input_specs(loaded)
-    evaluation = as_evaluation(
-        (as_data(data, specs, preprocess=preprocess), metric), specs, calibration=None, registry=registry
-    )
+    evaluation = as_evaluation((data, metric), specs, registry=registry, preprocess=preprocess)
     assert evaluation is not None
     return evaluation.run(OnnxRuntime().open(loaded, threads=threads), progress=progress)
 
@@ -176,9 +181,9 @@ class Profile:
     threads: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        fitted = plain(dataclasses.asdict(self))
+        assert isinstance(fitted, dict)
+        return fitted
 
 
 def profile(
@@ -204,7 +209,8 @@ def profile(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models side by side: `before` and `after`, their speed interleaved, their outputs on the same inputs."""
+    """Two models side by side: `before` and `after`, their speed interleaved, their outputs on the same
+    inputs."""
 
     before: Snapshot
     after: Snapshot
@@ -212,9 +218,9 @@ class Comparison:
     outputs: list[OutputDiff]
 
     def to_dict(self) -> dict[str, Any]:
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        fitted = plain(dataclasses.asdict(self))
+        assert isinstance(fitted, dict)
+        return fitted
 
 
 def compare(
@@ -231,7 +237,8 @@ def compare(
     """Size, speed and outputs of two models with the same interface.
 
     Args:
-        data: what to compare the outputs on; made-up inputs unless given, which say little about a trained network.
+        data: what to compare the outputs on; made-up inputs unless given, which say little about a trained
+            network.
 
     Raises:
         InputError: their inputs or outputs differ, or the data do not fit.
@@ -258,9 +265,7 @@ def compare(
         batches = (batch.inputs for batch in source)
     outputs = differences(a, b, batches, total=total, progress=progress)
     speed = interleaved(a, b, feeds, threads=threads, runs=runs)
-    return Comparison(
-        snapshot(first.model, a.kernels()), snapshot(second.model, b.kernels()), speed, outputs
-    )
+    return Comparison(snapshot(first.model, a.kernels()), snapshot(second.model, b.kernels()), speed, outputs)
 
 
 def _feeds(source: Source, inputs: Any) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Measuring a target: times single kernels in float and int8 and fits the cost table that the planner reads.
 
-Each sample is a graph of one operator; the time is that kernel's own, read from the runtime's profile, so that the
-conversions around it are charged to themselves.
+Each sample is a graph of one operator; the time is that kernel's own, read from the runtime's profile, so
+that the conversions around it are charged to themselves.
 """
 
 from __future__ import annotations
@@ -49,48 +49,61 @@ class Probe:
 def probes() -> Iterator[Probe]:
     """The sizes that are measured: what networks of 0.1 to 200 ms use."""
     for c, o, hw in [(16, 64, 56), (64, 64, 56), (64, 256, 28), (256, 64, 28), (144, 24, 28), (96, 96, 14),
-                     (384, 64, 14), (512, 512, 14), (512, 512, 7), (960, 320, 7), (32, 16, 112), (512, 128, 4)]:  # fmt: skip
+                     (384, 64, 14), (512, 512, 14), (512, 512, 7), (960, 320, 7), (32, 16, 112),
+                     (512, 128, 4)]:  # fmt: skip
         yield _conv("conv.pointwise", c, o, hw, 1, 1, 1)
     for c, o, hw in [(16, 16, 32), (32, 32, 32), (64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7),
                      (48, 64, 35), (8, 16, 64), (64, 64, 8), (192, 320, 17)]:  # fmt: skip
         yield _conv("conv.spatial", c, o, hw, 3, 1, 1)
     for c, hw, k, s in [(32, 112, 3, 1), (96, 112, 3, 2), (144, 56, 3, 1), (192, 28, 3, 1), (384, 14, 3, 1),
-                        (576, 14, 3, 2), (960, 7, 3, 1), (240, 28, 5, 1), (672, 14, 5, 1), (64, 8, 3, 1)]:  # fmt: skip
+                        (576, 14, 3, 2), (960, 7, 3, 1), (240, 28, 5, 1), (672, 14, 5, 1),
+                        (64, 8, 3, 1)]:  # fmt: skip
         yield _conv("conv.depthwise", c, c, hw, k, s, c)
     for c, hw, groups in [(128, 28, 32), (256, 14, 32), (512, 7, 32), (240, 28, 3), (64, 56, 4)]:
         yield _conv("conv.grouped", c, c, hw, 3, 1, groups)
-    for c, o, hw, k, s in [(3, 32, 224, 3, 2), (3, 16, 32, 3, 1), (3, 64, 224, 7, 2), (1, 32, 28, 3, 1), (3, 24, 224, 3, 2),
-                           (1, 64, 40, 5, 1), (2, 32, 64, 3, 1)]:  # fmt: skip
+    for c, o, hw, k, s in [(3, 32, 224, 3, 2), (3, 16, 32, 3, 1), (3, 64, 224, 7, 2), (1, 32, 28, 3, 1),
+                           (3, 24, 224, 3, 2), (1, 64, 40, 5, 1), (2, 32, 64, 3, 1)]:  # fmt: skip
         yield _conv("conv.thin", c, o, hw, k, s, 1)
     for o, hw, k, s in [(32, 224, 3, 2), (16, 32, 3, 1), (64, 224, 7, 2), (32, 28, 3, 1), (24, 224, 3, 2)]:
         yield _conv("conv.widened", 4, o, hw, k, s, 1)
-    for rows, k, n in [(128, 384, 384), (128, 384, 1536), (128, 1536, 384), (64, 768, 768), (32, 256, 256), (197, 192, 576)]:
+    for rows, k, n in [(128, 384, 384), (128, 384, 1536), (128, 1536, 384), (64, 768, 768), (32, 256, 256),
+                       (197, 192, 576)]:  # fmt: skip
         yield Probe("matmul.rows", "MatMul", ((rows, k),), (rows, n), (k, n), (), rows * k * n)
-    for rows, k, n in [(1, 1280, 1000), (1, 512, 10), (1, 2048, 1000), (4, 384, 384), (8, 768, 768), (1, 64, 10)]:
+        yield Probe("gemm.rows", "Gemm", ((rows, k),), (rows, n), (k, n), (), rows * k * n)
+    for rows, k, n in [(1, 1280, 1000), (1, 512, 10), (1, 2048, 1000), (4, 384, 384), (8, 768, 768),
+                       (1, 64, 10), (1, 512, 512)]:  # fmt: skip
         yield Probe("matmul.row", "MatMul", ((rows, k),), (rows, n), (k, n), (), rows * k * n)
+        yield Probe("gemm.row", "Gemm", ((rows, k),), (rows, n), (k, n), (), rows * k * n)
     for heads, rows, k, n in [(12, 128, 32, 128), (12, 128, 128, 32), (6, 64, 64, 64), (3, 197, 64, 197)]:
         shapes = ((1, heads, rows, k), (1, heads, k, n))
-        yield Probe("matmul.activations", "MatMul", shapes, (1, heads, rows, n), None, (), heads * rows * k * n)
-    sizes = [(1, 16, 8, 8), (1, 64, 14, 14), (1, 256, 14, 14), (1, 24, 56, 56), (1, 256, 56, 56), (1, 128, 384), (1, 1, 1000)]
-    for s in sizes:
-        yield Probe("add", "Add", (s, s), s)
-        yield Probe("mul", "Mul", (s, s), s)
-        yield Probe("sigmoid", "Sigmoid", (s,), s)
-        yield Probe("leakyrelu", "LeakyRelu", (s,), s)
-        yield Probe("softmax", "Softmax", (s,), s)
-        yield Probe("conversion", "Identity", (s,), s)
+        yield Probe(
+            "matmul.activations", "MatMul", shapes, (1, heads, rows, n), None, (), heads * rows * k * n
+        )
+    sizes: list[tuple[int, ...]] = [
+        (1, 16, 8, 8), (1, 64, 14, 14), (1, 256, 14, 14), (1, 24, 56, 56), (1, 256, 56, 56), (1, 128, 384),
+        (1, 1, 1000),
+    ]  # fmt: skip
+    for shape in sizes:
+        yield Probe("add", "Add", (shape, shape), shape)
+        yield Probe("mul", "Mul", (shape, shape), shape)
+        yield Probe("sigmoid", "Sigmoid", (shape,), shape)
+        yield Probe("leakyrelu", "LeakyRelu", (shape,), shape)
+        yield Probe("softmax", "Softmax", (shape,), shape)
+        yield Probe("conversion", "Identity", (shape,), shape)
     for c, hw in [(64, 8), (256, 14), (576, 7), (1280, 7), (96, 56), (16, 112)]:
-        s = (1, c, hw, hw)
-        yield Probe("globalaveragepool", "GlobalAveragePool", (s,), (1, c, 1, 1))
+        shape = (1, c, hw, hw)
+        yield Probe("globalaveragepool", "GlobalAveragePool", (shape,), (1, c, 1, 1))
         half = (1, c, hw // 2, hw // 2)
         window = (("kernel_shape", [2, 2]), ("strides", [2, 2]))
-        yield Probe("averagepool", "AveragePool", (s,), half, None, window)
-        yield Probe("maxpool", "MaxPool", (s,), half, None, window)
-        yield Probe("concat", "Concat", (s, s), (1, 2 * c, hw, hw), None, (("axis", 1),))
-        yield Probe("layout", "Transpose", (s,), (1, hw, hw, c), None, (("perm", [0, 2, 3, 1]),))
+        yield Probe("averagepool", "AveragePool", (shape,), half, None, window)
+        yield Probe("maxpool", "MaxPool", (shape,), half, None, window)
+        yield Probe("concat", "Concat", (shape, shape), (1, 2 * c, hw, hw), None, (("axis", 1),))
+        yield Probe("layout", "Transpose", (shape,), (1, hw, hw, c), None, (("perm", [0, 2, 3, 1]),))
 
 
-def calibrate_target(runtime: Runtime | None = None, *, runs: int = 15, progress: Progress | None = None) -> CostTable:
+def calibrate_target(
+    runtime: Runtime | None = None, *, runs: int = 15, progress: Progress | None = None
+) -> CostTable:
     """Measure this machine, one thread. Takes about two minutes.
 
     Args:
@@ -129,12 +142,25 @@ def _INT_KERNELS(probe: Probe) -> dict[str, frozenset[str]]:  # noqa: N802
     return {probe.kind: frozenset(names | ({probe.op} if probe.op in ("MaxPool", "Transpose") else set()))}
 
 
-def _conv(kind: str, c: int, o: int, hw: int, k: int, stride: int, groups: int) -> Probe:
+def _conv(  # noqa: PLR0917  (the columns of the lists above)
+    kind: str, c: int, o: int, hw: int, k: int, stride: int, groups: int
+) -> Probe:
     out = (hw + 2 * (k // 2) - k) // stride + 1
-    attributes = (("kernel_shape", [k, k]), ("strides", [stride] * 2), ("pads", [k // 2] * 4), ("group", groups))
+    attributes = (
+        ("kernel_shape", [k, k]),
+        ("strides", [stride] * 2),
+        ("pads", [k // 2] * 4),
+        ("group", groups),
+    )
     weight = (o, c // groups, k, k)
     return Probe(
-        kind, "Conv", ((1, c, hw, hw),), (1, o, out, out), weight, attributes, o * c // groups * k * k * out * out
+        kind,
+        "Conv",
+        ((1, c, hw, hw),),
+        (1, o, out, out),
+        weight,
+        attributes,
+        o * c // groups * k * k * out * out,
     )
 
 
@@ -171,20 +197,22 @@ def _graph(probe: Probe, dtype: str) -> onnx.ModelProto:
         return f"{value}_d"
 
     def integer_weight(shape: tuple[int, ...]) -> str:
+        # One scale a channel, as networks have it: kernels take another path than for one a tensor.
+        axis = 0 if len(shape) > 2 else 1
         name = f"w{len(constants)}"
-        integers = rng.integers(-127, 128, shape).astype(np.int8)
         arguments = [
-            constant(name, integers),
-            constant(f"{name}_scale", np.array(0.01, np.float32)),
-            constant(f"{name}_zero", np.array(0, np.int8)),
+            constant(name, rng.integers(-127, 128, shape).astype(np.int8)),
+            constant(f"{name}_scale", np.full(shape[axis], 0.01, np.float32)),
+            constant(f"{name}_zero", np.zeros(shape[axis], np.int8)),
         ]
-        nodes.append(helper.make_node("DequantizeLinear", arguments, [f"{name}_d"]))
+        nodes.append(helper.make_node("DequantizeLinear", arguments, [f"{name}_d"], axis=axis))
         return f"{name}_d"
 
     inputs = [f"x{i}" for i in range(len(probe.shapes))]
     operands = [through(x) for x in inputs]
     if probe.op == "MaxPool" and dtype == "int8":
-        # Integer max-pooling is only quick in channels-last form, which an integer convolution before it brings about.
+        # Integer max-pooling is only quick in channels-last form, which an integer convolution before it
+        # brings about.
         c = probe.shapes[0][1]
         nodes.append(helper.make_node("Conv", [operands[0], integer_weight((c, c, 1, 1))], ["before"]))
         operands = [through("before")]
@@ -198,10 +226,11 @@ def _graph(probe: Probe, dtype: str) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "probe",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip(inputs, probe.shapes, strict=True)],
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+            for n, s in zip(inputs, probe.shapes, strict=True)
+        ],
         [helper.make_tensor_value_info(result, TensorProto.FLOAT, probe.output)],
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-
-

@@ -1,7 +1,10 @@
-"""What a pass may use beside the model: data, evaluation, target, runtime, randomness, progress, and a place for notes."""
+"""What a pass may use beside the model: data, evaluation, target, runtime, randomness, progress, and a place
+for notes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -42,7 +45,8 @@ class Measured:
 
 @dataclass
 class Context:
-    """Handed to `Pass.apply`. One context serves a whole `compress`; `step` is the report of the running pass."""
+    """Handed to `Pass.apply`. One context serves a whole `compress`; `step` is the report of the running
+    pass."""
 
     registry: Registry
     target: Target
@@ -50,15 +54,18 @@ class Context:
     data: Data | None = None
     evaluation: Evaluation | None = None
     feeds: Feeds | None = None
-    """Inputs of one typical run: what times are measured on, and what symbolic dimensions are planned with."""
+    """Inputs of one typical run: what times are measured on, and what symbolic dimensions are planned
+    with."""
     seed: int = 0
     threads: int = 1
     progress: Progress = field(default_factory=Silent)
     step: Step = field(default_factory=lambda: Step("", {}))
     keep_float: Mapping[str, str] = field(default_factory=dict)
-    """Node or value name -> why the contract wants it made in float (repairs); quantizing passes leave it alone."""
+    """Node or value name -> why the contract wants it made in float (repairs); quantizing passes leave it
+    alone."""
     measured: Measured | None = None
-    """Kernel times of this very model, where the contract has measured them; passes that plan prefer them to tables."""
+    """Kernel times of this very model, where the contract has measured them; passes that plan prefer them to
+    tables."""
     cache: dict[Hashable, Any] = field(default_factory=dict)
     """What attempts at the same work share, e.g. statistics."""
 
@@ -72,8 +79,8 @@ class Context:
         if self.data is None:
             raise InputError(
                 f"pass {self.step.name!r} needs calibration data",
-                hint="give compress(..., calibration=...): an iterable of input arrays, a DataLoader, an .npz file "
-                "or a folder of images",
+                hint="give compress(..., calibration=...): an iterable of input arrays, a DataLoader, "
+                "an .npz file or a folder of images",
             )
         return self.data
 
@@ -92,7 +99,8 @@ class Context:
         return self.evaluation
 
     def statistics(self, model: ir.Model, wanted: Mapping[str, int | None]) -> dict[str, Statistics]:
-        """Statistics of `model`'s values over the calibration data, gathered once for the same model and data.
+        """Statistics of `model`'s values over the calibration data, gathered once for the same model and
+        data.
 
         Args:
             wanted: value name -> channel axis of the means, or None for no means.
@@ -103,7 +111,9 @@ class Context:
         content = graph.fingerprint(model)
         known: dict[tuple[str, int | None], Statistics] = self.cache.setdefault(("statistics", content), {})
         new = {name: axis for name, axis in wanted.items() if (name, axis) not in known}
-        found = collect(model, new, self.calibration, self.runtime, threads=self.threads, progress=self.progress)
+        found = collect(
+            model, new, self.calibration, self.runtime, threads=self.threads, progress=self.progress
+        )
         known.update({(name, new[name]): statistics for name, statistics in found.items()})
         return {name: known[name, axis] for name, axis in wanted.items()}
 
@@ -119,8 +129,10 @@ class Context:
 
     def rng(self, *key: str | int) -> np.random.Generator:
         """A generator that depends on the seed and `key` alone, not on what ran before."""
-        words = [self.seed] + [w for k in key for w in str(k).encode()]
-        return np.random.default_rng(words)
+        # The list's form tells ("ab",) from ("a", "b"), which the mere bytes would not.
+        words = json.dumps([str(word) for word in (self.seed, *key)])
+        digest = hashlib.blake2b(words.encode(), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))
 
     def skip(self, what: ir.Node | ir.Value, reason: str) -> None:
         """Record that `what` was left alone, and why."""

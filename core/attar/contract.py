@@ -1,8 +1,9 @@
 """The contract: no model leaves `compress` that was not loaded, run, timed and compared.
 
-An attempt runs the recipe and proves its result. Faults are repaired in this order: plan again with kernel times
-measured on this very model (the cost table was measured on others); other settings of the passes; leaving the operators
-in float whose quantization alone changes the outputs most. What no repair mends is refused: the original comes back.
+An attempt runs the recipe and proves its result. Faults are repaired in this order: plan again with kernel
+times measured on this very model (the cost table was measured on others); other settings of the passes;
+leaving the operators in float whose quantization alone changes the outputs most. What no repair mends is
+refused: the original comes back.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context, Measured
 from attar.errors import AttarError, InputError
-from attar.kernels import names_of, times_by_name
-from attar.lowering import lower
 from attar.feeds import Feeds, pieces
+from attar.kernels import explained, names_of, times_by_name
+from attar.lowering import lower
 from attar.measure import differences, interleaved, snapshot
 from attar.passes import Pass
 from attar.progress import Silent
@@ -30,7 +31,9 @@ from attar.surroundings import environment
 
 # Samples that outputs are compared on: enough for a stable SQNR, few enough to be free.
 _COMPARED = 64
-# Without a metric: a result whose outputs carry more noise than this is not the same model any more.
+# Without a metric: outputs noisier than the first are worth a repair (at 15 dB classifiers lose about half a
+# point), noisier than the second they are another model's.
+_WANTED_SQNR = 14.0
 _LEAST_SQNR = 8.0
 _SENSITIVITY_SAMPLES = 8
 
@@ -82,18 +85,23 @@ class Contract:
             AttarError: whatever a pass raised that is not a refusal.
         """
         best = self._try(self._recipe)
+        if not self._acted(best):
+            return self._unchanged(best)
         plans = any(type(step).plans for step in self._recipe)
         if plans and (self._faulty_speed(best) or self._regressions(best)):
             best = self._replan(best)
-        if self._faulty_accuracy(best):
+        if self._doubtful(best):
             best = self._other_settings(best)
-        if self._faulty_accuracy(best):
+        if self._doubtful(best):
             best = self._leave_sensitive(best)
-        if best.faults or all(s.refused for s in best.steps if not s.implied):
-            return self._unchanged(best)
-        return self._accepted(best)
+        return self._unchanged(best) if best.faults or not self._acted(best) else self._accepted(best)
 
-    # -- one attempt ---------------------------------------------------------------------------------------------
+    def _acted(self, attempt: Attempt) -> bool:
+        """Whether the recipe came to more than notes on the model."""
+        old, new = (graph.fingerprint(m, annotations=False) for m in (self._original, attempt.model))
+        return old != new
+
+    # -- one attempt -------------------------------------------------------------------------------------
 
     def _try(self, recipe: Sequence[Pass]) -> Attempt:
         ctx = self._ctx
@@ -115,7 +123,9 @@ class Contract:
         faults = []
         if self._faulty_speed(attempt):
             speed = attempt.speed
-            faults.append(f"slower: {speed.after_ms:.3g} ms against {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)")
+            faults.append(
+                f"slower: {speed.after_ms:.3g} ms, was {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)"
+            )
         # A file may grow by what Q/DQ nodes take in a tiny network; weights never do.
         if attempt.bytes > self._bytes * 1.02 + 4096:
             faults.append(f"larger: {attempt.bytes} bytes against {self._bytes}")
@@ -130,7 +140,16 @@ class Contract:
     def _faulty_accuracy(self, attempt: Attempt) -> bool:
         if self._ctx.evaluation is not None:
             return self._drop(attempt) > self._max_drop
-        return any(d.sqnr_db < _LEAST_SQNR for d in attempt.outputs)
+        return self._nearness(attempt) < _LEAST_SQNR
+
+    def _doubtful(self, attempt: Attempt) -> bool:
+        """Whether the outputs are far enough from the original's to try something else."""
+        if self._ctx.evaluation is not None:
+            return self._faulty_accuracy(attempt)
+        return self._nearness(attempt) < _WANTED_SQNR
+
+    def _nearness(self, attempt: Attempt) -> float:
+        return min((d.sqnr_db for d in attempt.outputs), default=math.inf)
 
     def _accuracy_fault(self, attempt: Attempt) -> str:
         if self._ctx.evaluation is not None:
@@ -159,7 +178,7 @@ class Contract:
         part = (piece for batch in data.take(samples) for piece in pieces(batch.inputs, data.specs))
         return differences(self._session, session, part, progress=self._ctx.progress)
 
-    # -- repairs -------------------------------------------------------------------------------------------------
+    # -- repairs -----------------------------------------------------------------------------------------
 
     def _regressions(self, attempt: Attempt) -> bool:
         """Whether kernels that were meant to win lose enough time that another plan may be better."""
@@ -179,8 +198,8 @@ class Contract:
             self._ctx.measured = None
             return attempt
         self._decisions.append(
-            f"planned again with kernel times measured on this model: {again.speed.ratio:.2f} of the original's time "
-            f"instead of {attempt.speed.ratio:.2f}"
+            "planned again with kernel times measured on this model: "
+            f"{again.speed.ratio:.2f} of the original's time instead of {attempt.speed.ratio:.2f}"
         )
         return again
 
@@ -188,11 +207,8 @@ class Contract:
         """Kernel times of the model before the planning pass and of the attempt."""
         if attempt.measured is None:
             ctx = self._ctx
-            times = [
-                times_by_name(ctx.runtime.open(m, threads=ctx.threads, profile=True).profile(self._feeds))
-                for m in (attempt.planned_from, attempt.runnable)
-            ]
-            attempt.measured = Measured(*times)
+            sessions = (ctx.runtime.open(attempt.planned_from, threads=ctx.threads), attempt.session)
+            attempt.measured = Measured(*(times_by_name(s.profile_of(self._feeds)) for s in sessions))
         return attempt.measured
 
     def _other_settings(self, attempt: Attempt) -> Attempt:
@@ -205,12 +221,13 @@ class Contract:
                 attempt = again
                 self._recipe = recipe
                 self._decisions.append(f"{step} became {other}: the outputs come nearer to the original")
-                if not self._faulty_accuracy(attempt):
+                if not self._doubtful(attempt):
                     return attempt
         return attempt
 
     def _leave_sensitive(self, attempt: Attempt) -> Attempt:
-        """Leave the most sensitive operators in float, doubling their number until the outputs are near enough."""
+        """Leave the most sensitive operators in float, doubling their number until the outputs are near
+        enough."""
         if not any(type(step).plans for step in self._recipe):
             return attempt
         ranked = self._sensitivity(attempt)
@@ -218,12 +235,13 @@ class Contract:
         while ranked:
             chosen = ranked[:count]
             self._ctx.keep_float = {
-                name: f"too sensitive: quantized alone it leaves an SQNR of {sqnr:.1f} dB" for name, sqnr in chosen
+                name: f"too sensitive: quantized alone it leaves an SQNR of {sqnr:.1f} dB"
+                for name, sqnr in chosen
             }
             again = self._attempt_or_none(self._recipe)
             if again is not None and not self._worse(again, attempt):
                 attempt = again
-                if not self._faulty_accuracy(attempt) or self._faulty_speed(attempt):
+                if not self._doubtful(attempt) or self._faulty_speed(attempt):
                     break
             if count >= len(ranked):
                 break
@@ -263,33 +281,38 @@ class Contract:
             return None
 
     def _worse(self, one: Attempt, other: Attempt) -> bool:
-        """Whether `one` is no improvement on `other`: fewer faults win, then accuracy if it is at fault, then speed."""
+        """Whether `one` is no improvement on `other`: fewer faults win, then accuracy if it is at fault, then
+        speed."""
         if all(s.refused for s in one.steps if not s.implied):
             return True
         if len(one.faults) != len(other.faults):
             return len(one.faults) > len(other.faults)
-        if self._faulty_accuracy(one) and self._faulty_accuracy(other):
+        if self._doubtful(one) and self._doubtful(other):
             if self._ctx.evaluation is not None:
                 return self._drop(one) >= self._drop(other)
-            return min(d.sqnr_db for d in one.outputs) <= min(d.sqnr_db for d in other.outputs)
+            return self._nearness(one) <= self._nearness(other)
+        if self._doubtful(one) != self._doubtful(other):
+            return self._doubtful(one)
         return one.speed.ratio >= other.speed.ratio
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------------
 
     def _accepted(self, attempt: Attempt) -> Result:
         speed = attempt.speed
         smaller = attempt.bytes / max(1, self._bytes)
-        headline = f"{1 / speed.ratio:.2f}x faster, {smaller:.0%} of the size"
+        faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
+        headline = f"{faster}, {smaller:.0%} of the size"
         if attempt.metric is not None and self._metric is not None and self._ctx.evaluation is not None:
             headline += f", {self._ctx.evaluation.name} {self._metric:.4g} -> {attempt.metric:.4g}"
         report = self._report(attempt, "accepted", headline)
         return Result(attempt.model, report, attempt.runnable)
 
     def _unchanged(self, attempt: Attempt) -> Result:
-        refused = [f"{s.name}: {s.refused}" for s in attempt.steps if s.refused]
-        why = "; ".join(attempt.faults or refused) or "nothing to do"
+        refused = [f"{s.name}: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
+        faults = attempt.faults if self._acted(attempt) else []
+        why = "; ".join(faults or refused) or "the recipe changes nothing in it"
         report = self._report(attempt, "unchanged", f"left as it was: {why}")
-        report.decisions.append("no setting gave a result that may be handed over; this is the original model")
+        report.decisions.append("no setting gave a result worth handing over; this is the original model")
         report.after = report.before
         return Result(self._original, report, self._original)
 
@@ -298,8 +321,8 @@ class Contract:
         before = self._session.profile_of(self._feeds)
         after = self._explained(attempt, attempt.session.profile_of(self._feeds))
         notes = [f"lowered for {ctx.target.name}: {', '.join(attempt.lowered)}"] if attempt.lowered else []
-        if ctx.data is not None:
-            notes += ctx.data.notes
+        sources = (ctx.data, None if ctx.evaluation is None else ctx.evaluation.data)
+        notes += dict.fromkeys(note for data in sources if data is not None for note in data.notes)
         return Report(
             model="",
             framework="",
@@ -320,19 +343,9 @@ class Contract:
 
     def _explained(self, attempt: Attempt, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
         """Float compute kernels with the reason why they stayed: the planner's, or what the graph shows."""
-        reasons = {
-            name: node.metadata_props["attar.float"]
-            for node in graph.all_nodes(attempt.model)
-            if "attar.float" in node.metadata_props
-            for name in (node.name or "", *(v.name or "" for v in node.outputs))
-        }
-        for step in attempt.steps:
-            reasons.update({skip.name: skip.reason for skip in step.skipped if skip.name not in reasons})
-        quantized = any(k.kind == "integer" for k in kernels)
-        out = []
-        for kernel in kernels:
-            if quantized and kernel.kind == "float" and kernel.compute:
-                reason = next((reasons[n] for n in names_of(kernel) if n in reasons), "")
-                kernel = replace(kernel, reason=reason or f"{self._ctx.target.name} has no integer kernel for this pattern")
-            out.append(kernel)
-        return tuple(out)
+        reasons = {skip.name: skip.reason for step in reversed(attempt.steps) for skip in step.skipped}
+        for node in graph.all_nodes(attempt.model):
+            if "attar.float" in node.metadata_props:
+                names = (node.name, *(v.name for v in node.outputs))
+                reasons.update({name: node.metadata_props["attar.float"] for name in names if name})
+        return explained(kernels, reasons, f"{self._ctx.target.name} has no integer kernel for this pattern")

@@ -37,12 +37,14 @@ class Evaluation:
         name: what the number is called in reports.
         higher_is_better: which way is good.
         reports_progress: whether the function takes the progress as its second argument.
+        data: what it measures on, where that is known; its notes belong in the report.
     """
 
     function: Callable[..., Any]
     name: str = "evaluate"
     higher_is_better: bool = True
     reports_progress: bool = False
+    data: Data | None = None
 
     def run(self, session: Runnable, progress: Progress | None = None) -> float:
         """The number for `session`.
@@ -160,7 +162,7 @@ def _measured(data: Data, metric: Metric) -> Evaluation:
     def measure(session: Runnable, progress: Progress | None) -> float:
         return evaluate(session, data, metric, progress)
 
-    return Evaluation(measure, metric.name, metric.higher_is_better, reports_progress=True)
+    return Evaluation(measure, metric.name, metric.higher_is_better, reports_progress=True, data=data)
 
 
 def _of_images(source: Any) -> bool:

@@ -12,7 +12,8 @@ from attar.specs import TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Feeds = Mapping[str, Array]
-# A piece of a batch has about this many input elements: larger ones leave the caches and touch new memory all the time.
+# A piece of a batch has about this many input elements: larger ones leave the caches and touch new memory all
+# the time.
 _PIECE = 1 << 19
 
 
@@ -43,7 +44,9 @@ def one_sample(feeds: Feeds, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     return {n: np.ascontiguousarray(a[:1]) if free else a for n, a in feeds.items()}
 
 
-def sample_feeds(specs: Sequence[TensorSpec], *, seed: int = 0, batch: int = 1, length: int = 64) -> dict[str, Array]:
+def sample_feeds(
+    specs: Sequence[TensorSpec], *, seed: int = 0, batch: int = 1, length: int = 64
+) -> dict[str, Array]:
     """Made-up inputs for a model nobody gave data for: floats normal, integers 0 and 1, bools true.
 
     Args:

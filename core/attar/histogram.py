@@ -1,4 +1,5 @@
-"""A streaming histogram whose bins are multiples of a power of two, so that ranges grow and histograms merge exactly."""
+"""A streaming histogram whose bins are multiples of a power of two, so that ranges grow and histograms merge
+exactly."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BINS = 2048
+_LEAST_EXPONENT = -126
 
 
 @dataclass
 class Histogram:
-    """Counts of values in bins `[i w, (i + 1) w)`, with w a power of two and at most `BINS` bins.
+    """Counts of values in bins `[i w, (i + 1) w)`, with w a power of two and about `BINS` bins.
 
-    When a value falls outside, w doubles and neighbours merge: bin i goes to floor(i / 2), which loses nothing but
-    resolution, whatever the order of the data. So histograms of parts of the data merge to that of the whole.
+    When a value falls outside, w doubles and neighbours merge: bin i goes to floor(i / 2), which loses
+    nothing but resolution, whatever the order of the data. So histograms of parts of the data merge to that
+    of the whole.
 
     Attributes:
-        low, high: exact extremes of all the data, which `add` may be told to have been seen elsewhere than in its sample.
+        low, high: exact extremes of all the data, which `add` may be told to have been seen elsewhere than in
+            its sample.
         width: bin width; 0 until the first value that is not zero.
         first: index of `counts[0]`.
         counts: float64, so that 2^53 values can be counted.
@@ -44,9 +48,9 @@ class Histogram:
         if self.width == 0.0:
             self.counts[0] += flat.size
             return
-        # x / w - first >= 0, so that truncation is floor; the clip guards the last ulp of the division.
-        index = (flat * np.float32(1 / self.width) - np.float32(self.first)).astype(np.int32)
-        np.clip(index, 0, len(self.counts) - 1, out=index)
+        # Exact, since w is a power of two; subtracting `first` before the floor would round what lies next to
+        # an edge.
+        index = np.floor(flat * np.float32(1 / self.width)).astype(np.int32) - self.first
         self.counts += np.bincount(index, minlength=len(self.counts))
 
     def merge(self, other: Histogram) -> None:
@@ -81,7 +85,8 @@ class Histogram:
         return float(self.counts.sum())
 
     def centers(self) -> Array:
-        """Middle of each bin; zero itself for the bin that starts at zero of data that is never negative (ReLU)."""
+        """Middle of each bin; zero itself for the bin that starts at zero of data that is never negative
+        (ReLU)."""
         if self.width == 0.0:
             return np.zeros(1)
         middle = (self.first + np.arange(len(self.counts)) + 0.5) * self.width
@@ -94,7 +99,11 @@ class Histogram:
             return
         if self.width == 0.0:
             zeros = self.counts[0]
-            self.width = 2.0 ** math.ceil(math.log2((high - low) / (BINS - 2)))
+            # The least width that is enough, as growth from nothing would give it; 1 / w must be a float32.
+            exponent = math.ceil(math.log2((high - low) / BINS)) - 1
+            self.width = 2.0 ** max(exponent, _LEAST_EXPONENT)
+            while math.floor(high / self.width) + 1 - math.floor(low / self.width) > BINS:
+                self.width *= 2
             self.first = math.floor(low / self.width)
             self.counts = np.zeros(math.floor(high / self.width) + 1 - self.first)
             self.counts[-self.first] = zeros

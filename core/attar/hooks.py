@@ -1,4 +1,5 @@
-"""The hooks that a plugin may implement. Decorate with `attar.hookimpl`; a module or an object of them is the plugin.
+"""The hooks that a plugin may implement. Decorate with `attar.hookimpl`; a module or an object of them is the
+plugin.
 
 Everything attar itself can do comes in through these same hooks, by the entry-point group `attar`.
 """
@@ -61,7 +62,8 @@ class Hooks:
 
     @hookspec
     def attar_observers(self) -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
-        """Range estimators by name: `f(histogram, scheme) -> (low, high)`."""
+        """Range estimators by name: `f(histogram, levels) -> (low, high)`, levels being the number of
+        codes."""
 
     @hookspec
     def attar_importances(self) -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]

@@ -1,4 +1,5 @@
-"""Reading ONNX Runtime's optimized graph: which kernels compute on integers, which in float, and how long each takes."""
+"""Reading ONNX Runtime's optimized graph: which kernels compute on integers, which in float, and how long
+each takes."""
 
 from __future__ import annotations
 
@@ -13,25 +14,35 @@ from attar.report import Kernel, KernelKind
 
 # Multiply-accumulate operators: what compression is about.
 COMPUTE = frozenset(
-    "Conv FusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul Attention MultiHeadAttention GroupQueryAttention "
-    "LSTM GRU RNN ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QGemm "
-    "QLinearConv QLinearMatMul QLinearConvTranspose QAttention MatMulNBits MatMulBnb4 NhwcFusedConv Einsum "
-    "DeformConv".split()
-)
+    [
+        "Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention",
+        "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "ConvInteger",
+        "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
+        "QGemm", "QLinearConv", "QLinearMatMul", "QLinearConvTranspose", "QAttention", "MatMulNBits",
+        "MatMulBnb4", "NhwcFusedConv", "Einsum", "DeformConv",
+    ]
+)  # fmt: skip
 # Suffixes that ONNX Runtime's graph optimizers give to nodes and values that they rewrite.
 _MARKS = re.compile(r"(_nchwc|_token_\d+|_quant|_nhwc)+$")
 _INTEGER = frozenset(
-    "ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QGemm QAttention "
-    "MatMulNBits NhwcMaxPool QEmbedLayerNormalization QOrderedMatMul".split()
-)
+    [
+        "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM", "QGemm", "QAttention", "MatMulNBits", "NhwcMaxPool",
+        "QEmbedLayerNormalization", "QOrderedMatMul",
+    ]
+)  # fmt: skip
 _CONVERSION = frozenset(
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear ReorderInput ReorderOutput Cast".split()
+    ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ReorderInput", "ReorderOutput", "Cast"]
 )
 _DATA = frozenset(
-    "Transpose Reshape Flatten Squeeze Unsqueeze Slice Gather Split Concat Pad Shape Expand Identity Constant Tile "
-    "DepthToSpace SpaceToDepth Size Range NonZero ConstantOfShape MaxPool Resize ScatterND GatherElements "
-    "GatherND ScatterElements OneHot If Loop Scan Equal Less Greater And Or Not Where".split()
-)
+    [
+        "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Concat",
+        "Pad", "Shape", "Expand", "Identity", "Constant", "Tile", "DepthToSpace", "SpaceToDepth",
+        "Size", "Range", "NonZero", "ConstantOfShape", "MaxPool", "Resize", "ScatterND",
+        "GatherElements", "GatherND", "ScatterElements", "OneHot", "If", "Loop", "Scan", "Equal",
+        "Less", "Greater", "And", "Or", "Not", "Where",
+    ]
+)  # fmt: skip
 
 
 def kind_of(op: str) -> KernelKind:
@@ -72,7 +83,8 @@ def read_optimized(path: Path) -> tuple[Kernel, ...]:
 
 
 def names_of(kernel: Kernel) -> tuple[str, ...]:
-    """The names under which the model may know a kernel: ONNX Runtime appends marks to node and value names."""
+    """The names under which the model may know a kernel: ONNX Runtime appends marks to node and value
+    names."""
     found = {kernel.name, *kernel.outputs}
     found |= {_MARKS.sub("", name) for name in found}
     return tuple(sorted(n for n in found if n))
@@ -87,6 +99,23 @@ def times_by_name(kernels: Sequence[Kernel]) -> dict[str, float]:
     return out
 
 
+def explained(kernels: Sequence[Kernel], reasons: Mapping[str, str], otherwise: str) -> tuple[Kernel, ...]:
+    """`kernels`, the float compute kernels of a quantized model with the reason why they stayed.
+
+    Args:
+        reasons: node or value name -> reason.
+        otherwise: the reason of those that nobody has explained.
+    """
+    if not any(k.kind == "integer" for k in kernels):
+        return tuple(kernels)
+    return tuple(
+        dataclasses.replace(k, reason=next((reasons[n] for n in names_of(k) if n in reasons), otherwise))
+        if k.kind == "float" and k.compute
+        else k
+        for k in kernels
+    )
+
+
 def add_times(
     kernels: Sequence[Kernel],
     times: Mapping[str, Sequence[float]],
@@ -94,9 +123,11 @@ def add_times(
     *,
     skip: int,
 ) -> tuple[Kernel, ...]:
-    """`kernels` with median milliseconds, the first `skip` runs left out, and kinds corrected by the types seen.
+    """`kernels` with median milliseconds, the first `skip` runs left out, and kinds corrected by the types
+    seen.
 
-    A kernel that the runtime executed and the saved graph does not show (it optimizes once more on loading) is added.
+    A kernel that the runtime executed and the saved graph does not show (it optimizes once more on loading)
+    is added.
     """
     out = []
     for kernel in kernels:

@@ -1,4 +1,5 @@
-"""Measuring two models against each other: time interleaved in one run, outputs on the same inputs, size on disk."""
+"""Measuring two models against each other: time interleaved in one run, outputs on the same inputs, size on
+disk."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ def interleaved(
 ) -> Speed:
     """Time two sessions in turn, before after before after ..., so that drift of the machine falls on both.
 
-    The quotient of neighbours is taken pair by pair; its median is the answer and its order statistics give the
-    interval (binomial, 95 %). Stops after `runs` pairs, or earlier when `seconds` have gone and 10 pairs are there.
+    The quotient of neighbours is taken pair by pair; its median is the answer and its order statistics give
+    the interval (binomial, 95 %). Stops after `runs` pairs, or earlier when `seconds` have gone and 10 pairs
+    are there.
 
     Args:
         feeds: inputs of one run, batch included.
@@ -78,11 +80,14 @@ class _Difference:
         self.integer = False
 
     def add(self, before: Array, after: Array) -> None:
-        if before.shape != after.shape:
-            raise InputError(
-                f"output {self.name!r} has shape {list(after.shape)}, the original's is {list(before.shape)}"
-            )
         self.samples += before.shape[0] if before.ndim else 1
+        if before.shape != after.shape:
+            # Shapes that depend on data (detections, non-zero elements) may differ: nothing of it agrees.
+            power = float((before.astype(np.float64) ** 2).sum())
+            self.signal, self.noise = self.signal + power, self.noise + max(power, 1.0)
+            self.largest = self.reach = max(self.reach, float(np.abs(before).max(initial=0.0)))
+            self.rows += math.prod(before.shape[:-1]) if before.ndim >= 2 else 0
+            return
         if not before.size:
             return
         x, y = before.astype(np.float64), after.astype(np.float64)
@@ -118,7 +123,7 @@ def differences(
     """How the outputs of two sessions differ over `batches`; one batch in memory.
 
     Raises:
-        InputError: the output names or shapes differ.
+        InputError: the output names differ.
     """
     if before.outputs != after.outputs:
         raise InputError(f"outputs differ: {', '.join(before.outputs)} and {', '.join(after.outputs)}")

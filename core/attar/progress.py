@@ -1,4 +1,5 @@
-"""Progress of long work, told to whoever wants to show it. The command line shows bars; libraries hear nothing."""
+"""Progress of long work, told to whoever wants to show it. The command line shows bars; libraries hear
+nothing."""
 
 from __future__ import annotations
 

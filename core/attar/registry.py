@@ -121,6 +121,22 @@ class Registry:
 
     # -- what the plugins bring ------------------------------------------------------------------------------
 
+    def tell(self, event: str, **arguments: Any) -> list[str]:
+        """Call an event hook of every plugin, one by one.
+
+        Returns:
+            What went wrong, a sentence each: an onlooker that fails must not stop the work.
+        """
+        failures = []
+        plugins = self._manager.get_plugins()
+        for name in self._infos:
+            plugin = self._manager.get_plugin(name)
+            try:
+                self._manager.subset_hook_caller(event, plugins - {plugin})(**arguments)
+            except Exception as error:
+                failures.append(f"plugin {name} failed in {event}: {type(error).__name__}: {error}")
+        return failures
+
     @functools.cached_property
     def passes(self) -> dict[str, type[Pass]]:
         return self._collect("attar_passes", lambda items: [(p.name, p) for p in items])
@@ -145,10 +161,11 @@ class Registry:
 
     @functools.cached_property
     def ops(self) -> dict[str, OpRule]:
+        """Operator rules by `OpRule.key`: an operator of another domain than ONNX's is `domain::op_type`."""
         from attar.ops import BUILTIN
 
         builtin = {name: (rule, "attar") for name, rule in BUILTIN.items()}
-        return self._collect("attar_ops", lambda items: [(r.op_type, r) for r in items], builtin)
+        return self._collect("attar_ops", lambda items: [(r.key, r) for r in items], builtin)
 
     @functools.cached_property
     def observers(self) -> dict[str, Callable[..., Any]]:
@@ -177,9 +194,9 @@ class Registry:
 
     def get_target(self, name: str) -> Target:
         try:
-            return self.targets[name]
+            return self.targets[str(name)]
         except KeyError:
-            raise InputError(f"unknown target {name!r}", hint=did_you_mean(name, self.targets)) from None
+            raise InputError(f"unknown target {name!r}", hint=did_you_mean(str(name), self.targets)) from None
 
     def get_adapter(self, name: str) -> Adapter:
         try:

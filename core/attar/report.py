@@ -51,7 +51,8 @@ class Kernel:
     Attributes:
         name: the runtime's node name.
         op: its operator type, e.g. QLinearConv.
-        kind: integer (computes on integers), float, conversion (quantize, dequantize, layout), data (moves only).
+        kind: integer (computes on integers), float, conversion (quantize, dequantize, layout), data (moves
+            only).
         compute: whether it is one of the multiply-accumulate operators that compression is about.
         outputs: names of the values that it makes.
         milliseconds: median time of one run, None if not profiled.
@@ -72,7 +73,7 @@ class Snapshot:
     """A model at one moment.
 
     Attributes:
-        bytes: size of the saved file(s).
+        bytes: size of the file(s) that `save` writes; see `attar.graph.saved_size` for how exact.
         parameters: number of weight elements.
         nodes: number of nodes.
         kernels: the runtime's optimized graph.
@@ -137,7 +138,8 @@ class Report:
     """Everything that one `compress` did. `print(report)` is the text form.
 
     Attributes:
-        verdict: "accepted" or "unchanged" (compression did not pay or broke the budget; the original is returned).
+        verdict: "accepted" or "unchanged" (compression did not pay or broke the budget; the original is
+            returned).
         headline: one sentence for a reader in a hurry.
         decisions: what the contract changed on the way (repairs), in order.
         environment: versions, CPU and instruction set that the figures belong to.
@@ -167,9 +169,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; non-finite numbers become None."""
-        plain = _plain(dataclasses.asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        fitted = plain(dataclasses.asdict(self))
+        assert isinstance(fitted, dict)
+        return fitted
 
     def to_json(self, *, indent: int | None = 2) -> str:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
@@ -201,15 +203,16 @@ class Report:
         return text(self)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` in types that JSON has: tuples as lists, numpy scalars as numbers, NaN and infinity as None."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int | bool):
         return value
     if hasattr(value, "item"):  # numpy scalars
-        return _plain(value.item())
+        return plain(value.item())
     return str(value)

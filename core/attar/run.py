@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
+from attar.costs import CostTable
 from attar.errors import AttarError, InputError, Refused, VerifyError
 from attar.feeds import Feeds, one_sample, sample_feeds
 from attar.passes import Pass
@@ -66,7 +67,7 @@ def run_pass(step: Pass, model: ir.Model, ctx: Context, feeds: Feeds | None = No
     ctx.step = record
     started = time.perf_counter()
     copy = graph.clone(model)
-    ctx.registry.hook.attar_before_pass(step=step, model=copy, ctx=ctx)
+    record.changes += ctx.registry.tell("attar_before_pass", step=step, model=copy, ctx=ctx)
     try:
         step.apply(copy, ctx)
         graph.tidy(copy)
@@ -85,17 +86,19 @@ def run_pass(step: Pass, model: ir.Model, ctx: Context, feeds: Feeds | None = No
     record.bytes_after, record.nodes_after = graph.saved_size(copy), _count(copy)
     done = graph.provenance(copy).get("passes", "")
     graph.set_provenance(copy, passes=f"{done} {step.name}".strip())
-    ctx.registry.hook.attar_after_pass(step=step, model=copy, ctx=ctx, record=record)
+    record.changes += ctx.registry.tell("attar_after_pass", step=step, model=copy, ctx=ctx, record=record)
     return copy, record
 
 
 def run_recipe(
     recipe: Sequence[Pass], model: ir.Model, ctx: Context, feeds: Feeds | None = None
 ) -> tuple[ir.Model, list[Step], ir.Model]:
-    """All passes in order. A pass that declines is recorded as refused, and the next one goes on from where it was.
+    """All passes in order. A pass that declines is recorded as refused, and the next one goes on from where
+    it was.
 
     Returns:
-        The result, the records, and the model that the last planning pass was given (`model` if there was none).
+        The result, the records, and the model that the last planning pass was given (`model` if there was
+        none).
     """
     steps = []
     planned_from = model
@@ -115,10 +118,9 @@ def run_recipe(
     return model, steps, planned_from
 
 
-def with_required(
-    recipe: Sequence[Pass], model: ir.Model, registry: Registry
-) -> list[tuple[Pass, bool]]:
-    """The recipe with the passes that others require put in front of them, unless the model has been through them.
+def with_required(recipe: Sequence[Pass], model: ir.Model, registry: Registry) -> list[tuple[Pass, bool]]:
+    """The recipe with the passes that others require put in front of them, unless the model has been through
+    them.
 
     Returns:
         (pass, whether it was put in) pairs.
@@ -146,6 +148,7 @@ def compress(
     preprocess: Any = None,
     evaluate: Any = None,
     target: str = "cpu",
+    costs: str | Path | CostTable | None = None,
     max_drop: float | None = None,
     inputs: Any = None,
     threads: int = 1,
@@ -156,19 +159,21 @@ def compress(
 ) -> Result:
     """Compress a model and prove what came of it.
 
-    After the recipe the result is loaded in the target's runtime, its optimized graph is read, it is timed against the
-    original interleaved in one run, and sizes and outputs are compared. A result that is slower, larger or too
-    different is repaired (another scheme, other islands); where that does not help the original is returned, with
-    `report.verdict == "unchanged"` and the reasons.
+    After the recipe the result is loaded in the target's runtime, its optimized graph is read, it is timed
+    against the original interleaved in one run, and sizes and outputs are compared. A result that is slower,
+    larger or too different is repaired (another scheme, other islands); where that does not help the original
+    is returned, with `report.verdict == "unchanged"` and the reasons.
 
     Args:
         model: an IR model, or anything that `attar.load` reads.
         recipe: passes, their names, a preset ("int8", the default), TOML, or a path to it.
         calibration: data without labels, in any form that `attar.calibration.as_data` takes.
         preprocess: how images of a folder become inputs (`ImagePreprocess` or a mapping).
-        evaluate: a metric name (labels come with the calibration data), `(data, metric)`, or a function of a runnable
-            model that returns a number, higher being better.
+        evaluate: a metric name (labels come with the calibration data), `(data, metric)`, or a function of a
+            runnable model that returns a number, higher being better.
         target: where it shall run; see `attar.default_registry().targets`.
+        costs: measured kernel times to plan with instead of the target's own, as a `CostTable` or the path of
+            the file that `attar calibrate-target` wrote.
         max_drop: largest loss of the metric that is accepted, in its own unit; 0.01 unless given.
         inputs: example inputs, for sources that need them.
         threads: intra-operator threads for timing and calibration.
@@ -190,20 +195,19 @@ def compress(
 
     started = time.perf_counter()
     registry = registry or default_registry()
+    _check_numbers(max_drop=max_drop, threads=threads, seed=seed)
     place = registry.get_target(target)
+    if costs is not None:
+        place = replace(place, costs=costs if isinstance(costs, CostTable) else CostTable.load(costs))
     runtime = registry.runtimes.get(place.runtime)
     if runtime is None:
         raise InputError(f"target {target!r} wants the runtime {place.runtime!r}, which no plugin brings")
-    if max_drop is not None and not max_drop >= 0:
-        raise InputError(f"max_drop must be at least 0, not {max_drop}")
-    if threads < 0:
-        raise InputError(f"threads must be at least 0, not {threads}")
     passes = load_recipe("int8" if recipe is None else recipe, registry)
     progress = progress or Silent()
     source = load_source(model, inputs=inputs, verify=verify_source, registry=registry)
     specs = input_specs(source.model)
     data = None if calibration is None else as_data(calibration, specs, preprocess=preprocess)
-    evaluation = as_evaluation(evaluate, specs, calibration=data, registry=registry)
+    evaluation = as_evaluation(evaluate, specs, calibration=data, registry=registry, preprocess=preprocess)
     if max_drop is not None and evaluation is None:
         raise InputError("max_drop needs a metric", hint="give evaluate=(data, 'top1') or another metric")
     for step in passes:
@@ -228,6 +232,17 @@ def compress(
     return result
 
 
+def _check_numbers(*, max_drop: Any, threads: Any, seed: Any) -> None:
+    whole = {"threads": threads, "seed": seed}
+    for name, value in {**whole, "max_drop": 0 if max_drop is None else max_drop}.items():
+        kinds = (int,) if name in whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            kind = "a whole number" if name in whole else "a number"
+            raise InputError(f"{name} must be {kind}, not {value!r:.60}")
+        if not value >= 0:
+            raise InputError(f"{name} must be at least 0, not {value}")
+
+
 def _feeds(specs: Sequence[TensorSpec], data: Any, example: Feeds | None) -> Feeds:
     """Inputs of one run: a sample of the data, else the example, else made up."""
     if data is not None:
@@ -239,4 +254,3 @@ def _feeds(specs: Sequence[TensorSpec], data: Any, example: Feeds | None) -> Fee
 
 def _count(model: ir.Model) -> int:
     return sum(1 for _ in graph.all_nodes(model))
-

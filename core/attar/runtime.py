@@ -1,7 +1,7 @@
 """Running models. A `Runtime` opens a model as a `Session`; ONNX Runtime is the one that attar ships.
 
-Sessions take named numpy arrays, check them against the model's signature before the runtime sees them, and turn the
-runtime's exceptions into `InputError` that name the input or node.
+Sessions take named numpy arrays, check them against the model's signature before the runtime sees them, and
+turn the runtime's exceptions into `InputError` that name the input or node.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class OrtSession(Session):
         )
         return twin.profile(feeds)
 
-    # -- internals -----------------------------------------------------------------------------------------------
+    # -- internals ---------------------------------------------------------------------------------------
 
     def _start(self, *, profile: bool, optimized: Path | None = None) -> Any:
         import onnxruntime as ort
@@ -240,7 +240,7 @@ class OrtSession(Session):
             if name not in feeds:
                 raise InputError(f"input {name!r} is missing", hint=f"expected {spec}")
             array = np.asarray(feeds[name])
-            if array.dtype != spec.dtype and spec.dtype != object:
+            if spec.dtype not in (array.dtype, np.dtype(object)):
                 if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
                     raise InputError(f"input {name!r} is {array.dtype}, expected {spec}")
                 array = array.astype(spec.dtype)

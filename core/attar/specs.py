@@ -15,7 +15,8 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. A dimension is a number, the name of a symbolic dimension, or None if nothing is known.
+    """One input or output. A dimension is a number, the name of a symbolic dimension, or None if nothing is
+    known.
 
     `shape` is None when not even the rank is known.
     """
@@ -37,7 +38,8 @@ def spec_of(value: ir.Value) -> TensorSpec:
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
-    """The inputs that a caller must feed, in order; initializers that are listed as inputs are not among them."""
+    """The inputs that a caller must feed, in order; initializers that are listed as inputs are not among
+    them."""
     graph = model.graph
     return tuple(spec_of(v) for v in graph.inputs if v.name not in graph.initializers)
 

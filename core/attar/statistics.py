@@ -1,8 +1,9 @@
 """Statistics of a model's values over data: asked for by passes, gathered in one streaming run.
 
-The model is copied and small reducing operators are appended to it, so that what leaves the runtime is a few numbers and
-a strided sample of each value rather than the value itself: ONNX Runtime keeps its fused and blocked kernels and reuses
-its buffers, and memory does not grow with the data. Extremes are exact; histograms and means are of the sample.
+The model is copied and small reducing operators are appended to it, so that what leaves the runtime is a few
+numbers and a strided sample of each value rather than the value itself: ONNX Runtime keeps its fused and
+blocked kernels and reuses its buffers, and memory does not grow with the data. Extremes are exact; histograms
+and means are of the sample.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from attar.runtime import Runtime
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Elements of one value and one sample of the batch that are worth a histogram; more adds time, not information.
+# Elements of one value and one sample of the batch that are worth a histogram; more adds time, not
+# information.
 _SAMPLE = 8192
 
 
@@ -179,12 +181,14 @@ def _step(value: ir.Value) -> int:
     if excess <= 1.5:
         return 1
     step = math.isqrt(math.ceil(excess) - 1) + 1 if len(sizes) == 3 else math.ceil(excess)
-    # An odd stride does not beat with the even structure of images and tokens; at least 3 positions an axis remain.
+    # An odd stride does not beat with the even structure of images and tokens; at least 3 positions an axis
+    # remain.
     return max(1, min(step | 1, min(plane) // 3))
 
 
 def _never_negative(value: ir.Value) -> bool:
-    """Whether the value's minimum need not be measured: behind Relu and its kin the sample's zero is exact enough."""
+    """Whether the value's minimum need not be measured: behind Relu and its kin the sample's zero is exact
+    enough."""
     node = value.producer()
     for _ in range(4):
         if node is None:

@@ -1,4 +1,5 @@
-"""Where a model will run: provider, instruction set, and which patterns become integer kernels there. Data, not code.
+"""Where a model will run: provider, instruction set, and which patterns become integer kernels there. Data,
+not code.
 
 The facts about ONNX Runtime's kernels were measured on version 1.32; `docs/quantization.md` tells how.
 """
@@ -105,7 +106,7 @@ def builtin_targets() -> tuple[Target, ...]:
         "cpu-vnni",
         "x86-64 with AVX-512 VNNI or AVX-VNNI, ONNX Runtime CPU",
         costs=_table("cpu-vnni"),
-        lowerings=("widen-thin-convolutions", "integer-pads"),
+        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads"),
     )
     avx2 = Target(
         "cpu-avx2",
@@ -113,14 +114,14 @@ def builtin_targets() -> tuple[Target, ...]:
         saturates=True,
         channel_block=8,
         costs=_table("cpu-vnni"),
-        lowerings=("widen-thin-convolutions", "integer-pads"),
+        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads"),
     )
     arm = Target(
         "cpu-arm64",
         "64-bit Arm with dot product, ONNX Runtime CPU",
         channel_block=4,
         costs=_table("cpu-vnni"),
-        lowerings=("integer-pads",),
+        lowerings=("average-pools-as-convolutions", "integer-pads"),
     )
     here = {"vnni": vnni, "avx2": avx2, "arm64": arm}[instruction_set()]
     return (

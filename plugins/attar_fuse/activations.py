@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Edit, at, float_of, is_float, same_shape
+from attar_fuse.edit import Edit, at, dims, float_of, is_float
 
 INFINITY = float("inf")
 CLOSE = 1e-3
@@ -30,8 +30,8 @@ def bounds(node: ir.Node) -> tuple[float, float] | None:
             ends.append(default if array is None else float(array.reshape(-1)[0]))
         return (ends[0], ends[1]) if ends[0] <= ends[1] else None
     if node.op_type in ("Min", "Max") and len(node.inputs) == 2:
-        data, array = node.inputs[0], const_array(at(node, 1))
-        if array is None or array.size != 1 or not same_shape(data, node.outputs[0]):
+        shape, array = dims(node.inputs[0]), const_array(at(node, 1))
+        if array is None or array.size != 1 or shape is None or array.ndim > len(shape):
             return None
         limit = float(array.reshape(-1)[0])
         return (-INFINITY, limit) if node.op_type == "Min" else (limit, INFINITY)
@@ -125,7 +125,8 @@ def _rank_kept(node: ir.Node, x: ir.Value) -> bool:
     """Scalars of shape [1] or [1, 1] may widen a result; the pattern is one operator only if nothing was
     widened.
     """
-    return is_float(x) and same_shape(x, node.outputs[0])
+    before, after = dims(x), dims(node.outputs[0])
+    return is_float(x) and before is not None and after is not None and len(before) == len(after)
 
 
 def gelu(node: ir.Node, edit: Edit) -> bool:

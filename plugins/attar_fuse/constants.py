@@ -20,6 +20,8 @@ from attar_fuse.edit import Array, Edit, at, dims, int_of
 
 SMALL = 1 << 16
 """Bytes of a result that is folded whatever it replaces."""
+BATCH = 1 << 28
+"""Bytes of results computed in one run; the rest waits for the next run, which keeps memory low."""
 FEW = 1 << 10
 """Elements up to which a quantized constant may become a float: an epsilon or a mean, not a weight."""
 
@@ -56,10 +58,14 @@ def fold_constants(edit: Edit) -> bool:
     """
     chosen: dict[int, ir.Node] = {}
     computed: set[int] = set()
+    size = 0
     for node in ir.traversal.RecursiveGraphIterator(edit.model.graph):
         if _foldable(node, computed, edit):
             chosen[id(node)] = node
             computed.update(id(o) for o in node.outputs)
+            size += sum(_bytes(o) or 0 for o in node.outputs)
+            if size > BATCH:
+                break
     if not chosen:
         return False
     wanted = [
@@ -252,30 +258,42 @@ def shape_numbers(value: ir.Value | None, depth: int = 0) -> list[int | None] | 
 
 
 def known_target(node: ir.Node, edit: Edit) -> bool:
-    """Reshape and Expand whose target shape is computed, but follows from the inferred shapes: it becomes a
-    constant.
+    """Reshape and Expand whose computed target shape can be told beforehand: it becomes a constant.
 
     Reshape may leave one dimension open (-1), and copy (0) those that stay in place.
     """
-    target = at(node, 1)
-    shape, out = dims(node.inputs[0]), dims(node.outputs[0])
-    if target is None or const_array(target) is not None or out is None or 0 in out:
+    if at(node, 1) is None or const_array(at(node, 1)) is not None:
         return False
-    wanted: list[int] = []
-    for axis, dim in enumerate(out):
-        if isinstance(dim, int):
-            wanted.append(dim)
-        elif dim is not None and shape is not None and axis < len(shape) and shape[axis] == dim:
-            wanted.append(0)
-        else:
-            wanted.append(-1)
-    if node.op_type == "Expand":
-        if min(wanted, default=1) < 1:
-            return False
-    elif wanted.count(-1) > 1 or (0 in wanted and int_of(node, "allowzero", 0)):
+    wanted = _from_numbers(node) or _from_inference(node)
+    if wanted is None:
         return False
     node.replace_input_with(1, edit.constant(f"{node.outputs[0].name}_shape", np.array(wanted, np.int64)))
     return edit.did(f"computed target shape of {node.op_type} made constant")
+
+
+def _from_numbers(node: ir.Node) -> list[int] | None:
+    """The target as its own computation tells it; -1 stands for the one unknown entry of a Reshape."""
+    numbers = shape_numbers(at(node, 1))
+    if numbers is None:
+        return None
+    free = 0 if node.op_type == "Expand" else 1
+    if numbers.count(None) + numbers.count(-1) > free or (0 in numbers and int_of(node, "allowzero", 0)):
+        return None
+    return [-1 if n is None else n for n in numbers]
+
+
+def _from_inference(node: ir.Node) -> list[int] | None:
+    """The target from the inferred result. What a graph output declares is a claim, not an inference."""
+    shape, out = dims(node.inputs[0]), dims(node.outputs[0])
+    if out is None or 0 in out or node.outputs[0].is_graph_output():
+        return None
+    wanted: list[int] = []
+    for axis, dim in enumerate(out):
+        stays = dim is not None and shape is not None and axis < len(shape) and shape[axis] == dim
+        wanted.append(dim if isinstance(dim, int) else 0 if stays else -1)
+    if node.op_type == "Expand":
+        return wanted if min(wanted, default=1) >= 1 else None
+    return None if wanted.count(-1) > 1 or (0 in wanted and int_of(node, "allowzero", 0)) else wanted
 
 
 def cast_like(node: ir.Node, edit: Edit) -> bool:

@@ -33,7 +33,8 @@ class Fuse(Pass, name="fuse.inference"):
     identities: Annotated[bool, Doc("remove needless operators, join transposes, merge equal nodes")] = True
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
-        from attar_fuse import activations, algebra, batchnorm, constants, identities, norms, pads, pooling
+        from attar_fuse import activations, algebra, batchnorm, constants, identities, norms, pads
+        from attar_fuse import pooling, standalone
 
         tables: list[Mapping[str, Iterable[Rule]]] = []
         if self.identities:
@@ -46,7 +47,11 @@ class Fuse(Pass, name="fuse.inference"):
             tables.append(pads.RULES)
         if self.batchnorm:
             tables += [batchnorm.RULES, algebra.RULES]
-        late = pooling.RULES if self.pads else {}
+        late: dict[str, Iterable[Rule]] = {}
+        if self.pads:
+            late.update(pooling.RULES)
+        if self.batchnorm:
+            late.update(standalone.RULES)
         run(model, ctx, tables, late=late, constants=self.constants, equal=self.identities)
 
 

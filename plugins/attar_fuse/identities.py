@@ -62,7 +62,11 @@ def _transpose(node: ir.Node, edit: Edit) -> bool:
 
 
 def _same_shape(node: ir.Node, edit: Edit) -> bool:
-    return same_shape(node.inputs[0], node.outputs[0])
+    """Names of dimensions that a graph output declares are claims: only its numbers count."""
+    out = node.outputs[0]
+    if out.is_graph_output() and any(not isinstance(d, int) for d in dims(out) or ()):
+        return False
+    return same_shape(node.inputs[0], out)
 
 
 def _reshape(node: ir.Node, edit: Edit) -> bool:
@@ -114,16 +118,20 @@ def _resize(node: ir.Node, edit: Edit) -> bool:
     scales = const_array(at(node, 2))
     if scales is not None and scales.size:
         return bool((scales == 1).all())
-    return at(node, 3) is not None and same_shape(node.inputs[0], node.outputs[0])
+    return at(node, 3) is not None and _same_shape(node, edit)
 
 
 def _arithmetic(node: ir.Node, edit: Edit) -> bool:
     """x + 0, x - 0, x * 1, x / 1, x ** 1, where x keeps its shape."""
     neutral = 0 if node.op_type in ("Add", "Sub") else 1
-    constant = const_array(at(node, 1))
-    if constant is None or not same_shape(node.inputs[0], node.outputs[0]):
+    constant, data = const_array(at(node, 1)), node.inputs[0]
+    shape = dims(data)
+    if constant is None or data is None or shape is None or constant.ndim > len(shape):
         return False
-    return node.outputs[0].dtype == node.inputs[0].dtype and bool((constant == neutral).all())  # type: ignore[union-attr]
+    own = shape[len(shape) - constant.ndim :]
+    if any(c not in (1, d) for c, d in zip(constant.shape, own, strict=True)):
+        return False
+    return node.outputs[0].dtype == data.dtype and bool((constant == neutral).all())
 
 
 def _always(node: ir.Node, edit: Edit) -> bool:
@@ -197,29 +205,38 @@ def reshapes(node: ir.Node, edit: Edit) -> bool:
         return False
     if not edit.alone(first.outputs[0]):
         return False  # the first one stays anyway, and this one is as cheap behind it
-    if same_shape(source, node.outputs[0]):
-        if node.outputs[0].is_graph_output() or not edit.bypass(node, source):
-            return False
-        _drop_if_dead(first)
-        return edit.did("reshaping and back removed")
-    before, wanted = dims(source), []
+    target = edit.ints(at(node, 1)) if node.op_type == "Reshape" else None
+    if target is not None and 0 not in target:
+        node.replace_input_with(0, source)  # counts elements only, whatever was between
+    elif node.outputs[0].is_graph_output() or 0 in out:
+        return False  # the dimensions that it declares are claims
+    elif same_shape(source, node.outputs[0]):
+        edit.bypass(node, source)
+    elif not _rewrite(node, source, edit):
+        return False
+    _drop_if_dead(first)
+    return edit.did("reshaping joined with the reshaping before")
+
+
+def _rewrite(node: ir.Node, source: ir.Value, edit: Edit) -> bool:
+    """Reshape `source` straight to the inferred result of `node`."""
+    before, out, wanted = dims(source), dims(node.outputs[0]) or (), []
     for axis, dim in enumerate(out):
         copied = before is not None and axis < len(before) and dim is not None and before[axis] == dim
         wanted.append(dim if isinstance(dim, int) else 0 if copied else -1)
-    if wanted.count(-1) > 1 or 0 in out:
+    if wanted.count(-1) > 1:
         return False
     if (
         node.op_type == "Flatten"
         and int_of(node, "axis", 1) == 1
-        and before is not None
-        and out[0] == before[0]
+        and before
+        and out[0] == before[0] is not None
     ):
         node.replace_input_with(0, source)  # Flatten stays readable: [N, ...] -> [N, -1]
     else:
         shape = edit.constant(f"{node.outputs[0].name}_shape", np.array(wanted, np.int64))
         edit.replace(node, "Reshape", [source, shape])
-    _drop_if_dead(first)
-    return edit.did("reshaping joined with the reshaping before")
+    return True
 
 
 def _drop_if_dead(node: ir.Node) -> None:

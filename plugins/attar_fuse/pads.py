@@ -113,8 +113,6 @@ def _never_negative(value: ir.Value | None) -> bool:
     node = None if value is None else value.producer()
     if node is None or node.domain != "":
         return False
-    if node.op_type == "HardSigmoid":
-        return float_of(node, "alpha", 0.2) is not None
     if node.op_type == "ThresholdedRelu":
         return float_of(node, "alpha", 1.0) >= 0
     if node.op_type == "Clip":

@@ -43,6 +43,8 @@ class Costs:
         kind = unit.kind
         if kind == "conv.thin" and dtype == "int8":
             kind = "conv.widened"  # the lowering gives it a fourth input channel
+        if kind == "averagepool.window":
+            kind = "conv.depthwise" if dtype == "int8" else "averagepool"  # a lowering, too
         if unit.rule is not None and unit.rule.role == "move" and kind != "maxpool":
             # Moving bytes costs a quarter of moving floats, reshapes cost nothing in either.
             return 0.5 if dtype == "int8" else 1.0

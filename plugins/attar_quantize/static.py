@@ -13,6 +13,7 @@ from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
 from attar.passes import Doc, Pass
 from attar_quantize import planner
+from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.bias import weight_scales_for_bias
 from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
@@ -41,7 +42,9 @@ class Static(Pass, name="quantize.static"):
     granularity: Annotated[
         Literal["per_channel", "per_tensor"], Doc("one weight scale an output channel, or one a tensor")
     ] = "per_channel"
-    observer: Annotated[str, Doc("how activation ranges are chosen: mse, minmax, percentile or a plugin's")] = "mse"
+    observer: Annotated[
+        str, Doc("how activation ranges are chosen: mse, minmax, percentile, a plugin's, or auto: what comes nearest")
+    ] = "auto"
     bias_correction: Annotated[bool, Doc("take what rounding the weights adds to the mean out of the biases")] = True
     reduce_range: Annotated[
         bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
@@ -81,45 +84,58 @@ class Static(Pass, name="quantize.static"):
         done = sum(u in plan.integer for u in compute)
         ctx.note(f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, {len(plan.integer)} operators in all")
 
-    def alternatives(self) -> tuple[Pass, ...]:
-        """Other observers: the one with the nearest outputs is not the same for every network."""
-        return tuple(replace(self, observer=o) for o in ("minmax", "percentile", "mse") if o != self.observer)
-
     # -- the steps -----------------------------------------------------------------------------------------------
 
     def _write(self, model: ir.Model, plan: Plan, ctx: Context) -> None:
         values = quantized_values(plan)
         axes: dict[str, int | None] = {v.name or "": None for v in values.observed}
         corrected: dict[ir.Value, int] = {}
+        torn: set[ir.Value] = set()  # read along different axes: one mean cannot serve both
         if self.bias_correction:
             for unit in plan.integer:
                 if unit.weight is not None and (unit.main.op_type != "MatMul" or unit.bias is not None):
                     axis = 1 if unit.main.op_type == "Conv" else -1
                     if corrected.setdefault(unit.inputs[0], axis) == axis:
                         axes[unit.inputs[0].name or ""] = axis
+                    else:
+                        torn.add(unit.inputs[0])
         statistics = ctx.statistics(model, axes)
-        observer = self._observer(ctx)
-        activations = activation_params(plan, values, statistics, observer, self._activation_type(ctx))
         means: dict[ir.Value, Array] = {}
         for value in corrected:
             found = statistics.get(value.name or "")
-            if found is not None and found.mean is not None:
+            if found is not None and found.mean is not None and value not in torn:
                 means[value] = found.mean
-        weights = self._weights(plan, activations, ctx)
-        Writer(model, plan, activations, weights, means).write()
-        graph.tidy(model)
+        candidates = {
+            name: activation_params(plan, values, statistics, observer, self._activation_type(ctx))
+            for name, observer in self._observers(ctx).items()
+        }
+
+        def write(place: ir.Model, name: str) -> None:
+            # A copy is written through its own values, which bear the same names.
+            same = Correspondence(model, place)
+            weights = self._weights(plan, candidates[name], ctx)
+            Writer(place, same.plan(plan), same.keys(candidates[name]), same.keys(weights), same.keys(means)).write()
+            graph.tidy(place)
+
+        write(model, nearest(model, candidates, write, ctx))
 
     def _weights(
         self, plan: Plan, activations: dict[ir.Value, QParams], ctx: Context
     ) -> dict[ir.Value, QParams]:
         chosen: dict[ir.Value, QParams] = {}
+        axes: dict[ir.Value, set[int]] = {}
+        for unit in plan.integer:
+            if unit.weight is not None:
+                axes.setdefault(unit.weight, set()).add(_channel_axis(unit))
         for unit in plan.units:
             weight = unit.weight
             if unit not in plan.integer or weight is None:
                 continue
             array = graph.const_array(weight)
             assert array is not None
-            axis = _channel_axis(unit) if self.granularity == "per_channel" else None
+            # Tied weights whose outputs lie along different axes have one scale for all.
+            along = self.granularity == "per_channel" and len(axes[weight]) == 1
+            axis = _channel_axis(unit) if along else None
             params = chosen.get(weight) or weight_params(array, self._weight_type(ctx), axis)
             bias = unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
             scale = weight_scales_for_bias(
@@ -142,13 +158,16 @@ class Static(Pass, name="quantize.static"):
             narrow=self.symmetric_weights and kind == "int8",
         )
 
-    def _observer(self, ctx: Context) -> Observer:
+    def _observers(self, ctx: Context) -> dict[str, Observer]:
+        """The observers to choose from, by name."""
         known = ctx.registry.observers
+        if self.observer == "auto":
+            return {name: known[name] for name in ("mse", "percentile", "minmax")}
         if self.observer not in known:
             raise RecipeError(
-                f"{self.name}: unknown observer {self.observer!r}", hint=did_you_mean(self.observer, known)
+                f"{self.name}: unknown observer {self.observer!r}", hint=did_you_mean(self.observer, [*known, "auto"])
             )
-        return known[self.observer]
+        return {self.observer: known[self.observer]}
 
     def _kept(self, unit: Unit, ctx: Context) -> str:
         for name in unit.names:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar import graph
+from attar.lowering import window_of
 from attar.targets import IntegerOp, Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -161,7 +162,8 @@ def _problem(node: ir.Node, rule: IntegerOp) -> str:
         bias = graph.const_array(node.inputs[2])
         if bias is None:
             return "its bias is not constant"
-        if node.op_type == "Gemm" and bias.size != _gemm_columns(node, weight):
+        columns = _gemm_columns(node, weight)
+        if node.op_type == "Gemm" and bias.shape not in ((columns,), (1, columns)):
             return "its C is not a bias vector"
     if node.op_type == "Gemm":
         attributes = {k: a.value for k, a in node.attributes.items()}
@@ -181,8 +183,11 @@ def _problem(node: ir.Node, rule: IntegerOp) -> str:
         array = None if fill is None else graph.const_array(fill)
         if (mode is None or mode.value == "constant") and fill is not None and (array is None or array.any()):
             return "it pads with a value that is not zero"
-    if all(graph.const_array(v) is not None for v in _activations(node, rule)):
+    constants = [graph.const_array(v) for v in _activations(node, rule)]
+    if all(array is not None for array in constants):
         return "all its inputs are constant"
+    if any(array is not None and not np.isfinite(array).all() for array in constants):
+        return "a constant input has NaN or infinite elements"
     return ""
 
 
@@ -234,7 +239,8 @@ def _macs(unit: Unit, shapes: Shapes) -> int:
         trans = node.attributes.get("transA")
         depth = shape_of(node.inputs[0], shapes)[0 if trans is not None and trans.value else -1]
         return size_of(node.outputs[0], shapes) * depth
-    return 0
+    window = window_of(node) if node.op_type == "AveragePool" else None
+    return 0 if window is None else size_of(node.outputs[0], shapes) * math.prod(window)
 
 
 def kind_of(unit: Unit, shapes: Shapes) -> str:
@@ -253,7 +259,10 @@ def kind_of(unit: Unit, shapes: Shapes) -> str:
     if node.op_type in ("MatMul", "Gemm"):
         if unit.rule is not None and unit.weight is None:
             return "matmul.activations"
-        return "matmul.rows" if math.prod(shape_of(node.inputs[0], shapes)[:-1]) >= 16 else "matmul.row"
+        family = node.op_type.lower()
+        return f"{family}.rows" if math.prod(shape_of(node.inputs[0], shapes)[:-1]) >= 16 else f"{family}.row"
+    if node.op_type == "AveragePool" and window_of(node) is not None:
+        return "averagepool.window"
     return node.op_type.lower()
 
 

@@ -112,6 +112,8 @@ def test_everything_given_reaches_the_api(api: Api) -> None:
             "0.01",
             "--target",
             "arm",
+            "--costs",
+            "costs.json",
             "--threads",
             "2",
         ),
@@ -128,6 +130,7 @@ def test_everything_given_reaches_the_api(api: Api) -> None:
         "evaluate": ("test.npz", "top1"),
         "max_drop": 0.01,
         "target": "arm",
+        "costs": Path("costs.json"),
         "threads": 2,
         "seed": 7,
     }
@@ -143,7 +146,7 @@ def test_what_is_not_given_takes_the_defaults(api: Api) -> None:
     assert args == ("m.onnx", (Inference(), Static()))
     kwargs.pop("progress")
     assert kwargs == {
-        **dict.fromkeys(("calibration", "preprocess", "evaluate", "max_drop")),
+        **dict.fromkeys(("calibration", "preprocess", "evaluate", "max_drop", "costs")),
         "target": "cpu",
         "threads": 1,
         "seed": 0,

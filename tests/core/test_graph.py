@@ -144,7 +144,7 @@ def test_provenance_survives_clone_and_save(tmp_path) -> None:
     assert graph.provenance(graph.read_model(tmp_path / "m.onnx")) == {"framework": "torch", "source": "Net"}
 
 
-# -- strict shapes ---------------------------------------------------------------------------------------------------
+# -- strict shapes ---------------------------------------------------------------------------------
 
 
 def test_stale_shapes_are_replaced() -> None:
@@ -205,7 +205,8 @@ def test_models_beyond_two_gigabytes_are_inferred_without_reading_them(tmp_path)
     with (tmp_path / "w.bin").open("wb") as file:
         file.truncate(rows * columns * 4)
     proto = onnx.parser.parse_model(
-        f"""<ir_version: 10, opset_import: ["": 21]> net (float[n, {rows}] x) => (float[n, m] y) {{ y = MatMul(x, w) }}"""
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        net (float[n, {rows}] x) => (float[n, m] y) {{ y = MatMul(x, w) }}"""
     )
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[rows, columns], data_location=1)
     tensor.external_data.add(key="location", value="w.bin")

@@ -74,7 +74,8 @@ def test_recorded_outputs_of_opset_6_hold_at_21(name: str) -> None:
         '{ y = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (x) }',
         '<opset_import: ["": 10]> g (float[1, 2, 3, 3] x) => (float[1, 2, 7, 3] y) '
         "{ y = Pad <pads = [0, 0, 1, 0, 0, 0, 3, 0], value = 2.0> (x) }",
-        '<opset_import: ["": 10]> g (float[2, 6] x) => (float[2, 6] y) { y = Clip <min = -0.5, max = 0.5> (x) }',
+        '<opset_import: ["": 10]> g (float[2, 6] x) => (float[2, 6] y) '
+        "{ y = Clip <min = -0.5, max = 0.5> (x) }",
         '<opset_import: ["": 12]> g (float[2, 1, 6] x) => (float[2, 6] y) { y = Squeeze <axes = [1]> (x) }',
         '<opset_import: ["": 12]> g (float[2, 6] x) => (float[2, 2] a, float[2, 4] b) '
         "{ a, b = Split <axis = 1, split = [2, 4]> (x) }",
@@ -95,20 +96,26 @@ def test_recorded_outputs_of_opset_6_hold_at_21(name: str) -> None:
         '<opset_import: ["": 10]> g (float[1, 1, 8, 8] x) => (float[1, 1, 2, 2] y) '
         "{ r = Constant <value = float[1, 4] {0.0, 0.0, 6.0, 7.0}> () i = Constant <value = int64[1] {0}> () "
         "y = RoiAlign <output_height = 2, output_width = 2, sampling_ratio = 2> (x, r, i) }",
-        '<opset_import: ["": 11]> g (float[2, 3, 4] x) => (float[2, 3, 4] y) { y = LogSoftmax <axis = 0> (x) }',
+        '<opset_import: ["": 11]> g (float[2, 3, 4] x) => (float[2, 3, 4] y) '
+        "{ y = LogSoftmax <axis = 0> (x) }",
         '<opset_import: ["": 11]> g (float[2, 3, 4] x) => (float[2, 3, 4] y) { y = Hardmax <axis = 1> (x) }',
         '<opset_import: ["": 11]> g (float[2, 3, 4] x) => (int64[2, 1, 4] y) { y = ArgMax <axis = 1> (x) }',
         '<opset_import: ["": 10]> g (float[1, 8, 2, 2] x) => (float[1, 2, 4, 4] y) '
         "{ y = DepthToSpace <blocksize = 2> (x) }",
-        '<opset_import: ["": 10]> g (float[2, 3, 4] x) => (float[2, 1, 1] y) { y = ReduceL2 <axes = [1, 2]> (x) }',
+        '<opset_import: ["": 10]> g (float[2, 3, 4] x) => (float[2, 1, 1] y) '
+        "{ y = ReduceL2 <axes = [1, 2]> (x) }",
         '<opset_import: ["": 8]> g (float[2, 3, 4] x) => (float[2, 3, 4] y) '
-        "{ s = Constant <value = float[3] {1.0, 2.0, 0.5}> () b = Constant <value = float[3] {0.5, 0.1, 0.2}> () "
-        "m = Constant <value = float[3] {0.3, 0.0, 0.2}> () v = Constant <value = float[3] {1.5, 0.7, 0.9}> () "
+        "{ s = Constant <value = float[3] {1.0, 2.0, 0.5}> () b = Constant <value = float[3] "
+        "{0.5, 0.1, 0.2}> () "
+        "m = Constant <value = float[3] {0.3, 0.0, 0.2}> () v = Constant <value = float[3] {1.5, "
+        "0.7, 0.9}> () "
         "y = BatchNormalization(x, s, b, m, v) }",
-        '<opset_import: ["": 9]> g (float[3, 3] x) => (float[3, 3] y) { i = Constant <value = int64[1, 3] {1, 0, 2}> () '
+        '<opset_import: ["": 9]> g (float[3, 3] x) => (float[3, 3] y) '
+        "{ i = Constant <value = int64[1, 3] {1, 0, 2}> () "
         "u = Constant <value = float[1, 3] {9.0, 8.0, 7.0}> () y = Scatter(x, i, u) }",
         '<opset_import: ["": 10]> g (float[1, 2, 8, 8] x) => (float[1, 2, 4, 4] y) '
-        "{ y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1, count_include_pad = 1> (x) }",
+        "{ y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1, "
+        "count_include_pad = 1> (x) }",
         '<opset_import: ["": 9]> g (float[2, 6] x) => (float[1, 12] y) '
         "{ s = Constant <value = int64[2] {1, 12}> () y = Reshape(x, s) }",
         '<opset_import: ["": 10]> g (float[1, 1, 4, 4] x) => (float[1, 1, 8, 8] y) '

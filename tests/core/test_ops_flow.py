@@ -75,8 +75,8 @@ class Case:
 
 UNARY = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Softplus"),
-    *("Softsign", "Tanh", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Sin", "Cos", "Tan"),
-    *("Atan", "Sinh", "Cosh", "Asinh", "Clip", "Identity", "Dropout"),
+    *("Softsign", "Tanh", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Sin", "Cos"),
+    *("Tan", "Atan", "Sinh", "Cosh", "Asinh", "Clip", "Identity", "Dropout"),
 )  # fmt: skip
 STEPS = ("ThresholdedRelu", "Shrink", "Sign", "Floor", "Ceil", "Round")
 CASES = [

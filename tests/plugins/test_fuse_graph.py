@@ -298,6 +298,19 @@ def test_transposes_and_reshapes_join() -> None:
     assert ops(result) == {"Transpose": 1, "Neg": 2, "Reshape": 1}
 
 
+def test_declared_outputs_are_not_believed() -> None:
+    """A file may give two different dimensions one name; ONNX Runtime only warns."""
+    model = model_of(
+        "(float[N,M] x) => (float[N,M] y)",
+        "s = Shape(x) r = Gather(s, swap) y = Reshape(x, r)",
+        swap=i64(1, 0),
+    )
+    result, _ = clone(model), context()
+    Fuse().apply(result, context())
+    x = w(2, 3)
+    np.testing.assert_array_equal(run(result, {"x": x})[0], x.reshape(3, 2))
+
+
 def test_squeeze_undone_by_unsqueeze() -> None:
     model = model_of(
         "(float[N,3,1] x) => (float[N,3,1] y)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from pathlib import Path
 from typing import Any
 
@@ -90,25 +89,7 @@ def test_mobilenet_v1(attar_data: Path) -> None:
     assert "5 Pad folded into the Conv after" in ctx.step.changes
     feeds = feeds_of(model)
     assert difference(run(model, feeds)[0], run(result, feeds)[0]) < 2e-5
-    assert "features.0.conv.weight" in result.graph.initializers or len(result.graph.initializers) >= 54
-
-
-@pytest.mark.slow
-def test_fused_is_not_slower(attar_data: Path) -> None:
-    """Interleaved runs of both, with the runtime's own fusions; only a gross loss fails."""
-    model = mobilenet_v1(attar_data)
-    result = clone(model)
-    Fuse().apply(result, context())
-    feeds = feeds_of(model)
-    sessions = [OnnxRuntime().open(m) for m in (model, result)]
-    ratios = []
-    for _ in range(15):
-        spent = []
-        for session in sessions:
-            start = time.perf_counter()
-            session.run(feeds)
-            spent.append(time.perf_counter() - start)
-        ratios.append(spent[1] / spent[0])
-    ratio = sorted(ratios)[len(ratios) // 2]
-    print(f"fused / unfused: {ratio:.2f}")
-    assert ratio < 1.5
+    assert "features.2.conv.weight" in result.graph.initializers
+    # The runtime, which has fusions of its own, gets by with fewer kernels, too.
+    kernels = [OnnxRuntime().open(m).kernels() for m in (model, result)]
+    assert len(kernels[1]) < len(kernels[0])

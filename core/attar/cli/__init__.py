@@ -10,10 +10,14 @@ from attar.cli.measure import compare, evaluate, profile
 from attar.cli.passes import passes
 from attar.cli.plugins import plugin, plugins
 from attar.cli.shell import completion
+from attar.cli.target import calibrate_target
 
 __all__ = ["cli", "main"]
 
-for _command in (compress, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion):
+for _command in (
+    compress, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion,
+    calibrate_target,
+):  # fmt: skip
     cli.add_command(_command)
 
 

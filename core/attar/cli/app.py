@@ -121,9 +121,9 @@ def _tell(state: State, error: AttarError) -> None:
 
 def emit_json(payload: Mapping[str, Any]) -> None:
     """Print one JSON document; numbers that JSON does not have become null."""
-    from attar.report import _plain
+    from attar.report import plain
 
-    click.echo(json.dumps(_plain(payload), indent=2, allow_nan=False))
+    click.echo(json.dumps(plain(payload), indent=2, allow_nan=False))
 
 
 def emit(payload: Mapping[str, Any], text: Callable[[], str]) -> None:

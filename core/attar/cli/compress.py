@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     "--target", default="cpu", show_default=True, shell_complete=complete_target, help="Where it will run."
 )
 @click.option(
+    "--costs",
+    type=click.Path(path_type=Path),
+    help="Kernel times to plan with, a file from `attar calibrate-target`.",
+)
+@click.option(
     "--max-drop", type=click.FloatRange(min=0), help="Largest loss of the metric that is acceptable."
 )
 @threads_option
@@ -71,6 +76,7 @@ def compress(
     metric: str | None,
     labelled: str | None,
     target: str,
+    costs: Path | None,
     max_drop: float | None,
     threads: int,
     seed: int,
@@ -120,6 +126,7 @@ def compress(
             preprocess=given.preprocess(image),
             evaluate=metric if labelled is None else (labelled, metric),
             target=target,
+            costs=costs,
             max_drop=max_drop,
             threads=threads,
             seed=seed,

@@ -14,8 +14,8 @@ from attar.graph.structure import clone
 def concrete_shapes(model: ir.Model, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """Value name -> shape when the model runs on inputs of these shapes; the model stays as it is.
 
-    Inputs that are not named keep their declared dimensions, symbolic ones count as 1. Values whose shape cannot be
-    inferred (it depends on data) are left out.
+    Inputs that are not named keep their declared dimensions, symbolic ones count as 1. Values whose shape
+    cannot be inferred (it depends on data) are left out.
     """
     copy = clone(model)
     for value in copy.graph.inputs:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from attar.ops.rule import AxisLink, Contraction, LinkKind, OpRule
+from attar.ops.rule import AxisLink, Contraction, LinkKind, OpRule, op_key
 from attar.ops.shapes import constant, known
 from attar.ops.table import BUILTIN
 
 if TYPE_CHECKING:
     from attar.registry import Registry
 
-__all__ = ["BUILTIN", "AxisLink", "Contraction", "LinkKind", "OpRule", "model_macs", "rule_of"]
+__all__ = ["BUILTIN", "AxisLink", "Contraction", "LinkKind", "OpRule", "model_macs", "op_key", "rule_of"]
 
 
 def rule_of(node: ir.Node, registry: Registry | None = None) -> OpRule | None:
@@ -28,9 +28,7 @@ def rule_of(node: ir.Node, registry: Registry | None = None) -> OpRule | None:
     Without a registry only `BUILTIN` is asked.
     """
     table = BUILTIN if registry is None else registry.ops
-    rule = table.get(node.op_type)
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    return rule if rule is not None and rule.domain == domain else None
+    return table.get(op_key(node.domain, node.op_type))
 
 
 def model_macs(model: ir.Model, registry: Registry | None = None) -> int:

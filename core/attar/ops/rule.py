@@ -112,6 +112,11 @@ class Contraction:
 Links = Callable[[ir.Node], list[AxisLink]]
 
 
+def op_key(domain: str, op_type: str) -> str:
+    """`Conv` for an operator of the default domain, `com.example::Conv` for one of another."""
+    return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
+
+
 def no_links(node: ir.Node) -> list[AxisLink]:
     """Nothing is known of how channels flow; all input axes are pinned."""
     return []
@@ -168,6 +173,11 @@ class OpRule:
     keeps: Callable[[ir.Node], bool] | None = None
     elementwise: bool = False
     activation: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name of the operator in `Registry.ops`."""
+        return op_key(self.domain, self.op_type)
 
     def quantizable_inputs(self, node: ir.Node) -> tuple[int, ...]:
         """`quantizable` for this node: variadic operators written out, absent optional inputs left out."""

@@ -1,0 +1,87 @@
+"""Choosing between settings by what they do to the outputs, on a few samples of the calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import onnx_ir as ir
+
+from attar import graph
+from attar.context import Context
+from attar.feeds import pieces
+from attar.measure import differences
+from attar_quantize.units import Plan, Unit
+
+T = TypeVar("T")
+# Ranges differ by much or not at all; so many samples tell.
+_SAMPLES = 16
+
+
+def nearest(
+    model: ir.Model,
+    candidates: Mapping[str, object],
+    write: Callable[[ir.Model, str], None],
+    ctx: Context,
+) -> str:
+    """The candidate whose outputs are nearest to `model`'s: largest SQNR of the worst output.
+
+    Args:
+        write: turns a copy of `model` into the candidate of that name.
+    """
+    names = list(candidates)
+    if len(names) == 1:
+        return names[0]
+    before = ctx.runtime.open(model, threads=ctx.threads)
+    scores: dict[str, float] = {}
+    for name in names:
+        copy = graph.clone(model)
+        write(copy, name)
+        session = ctx.runtime.open(copy, threads=ctx.threads)
+        batches = (
+            piece for b in ctx.calibration.take(_SAMPLES) for piece in pieces(b.inputs, ctx.calibration.specs)
+        )
+        found = [d.sqnr_db for d in differences(before, session, batches) if not math.isnan(d.sqnr_db)]
+        scores[name] = min(found, default=math.inf)
+    best = max(names, key=lambda n: (scores[n], -names.index(n)))
+    ctx.note(f"observer {best}: " + ", ".join(f"{n} {scores[n]:.1f} dB" for n in names))
+    return best
+
+
+class Correspondence:
+    """The values and nodes of one model in a copy of it, by position."""
+
+    def __init__(self, model: ir.Model, copy: ir.Model) -> None:
+        self._values: dict[ir.Value, ir.Value] = {}
+        self._nodes: dict[ir.Node, ir.Node] = {}
+        for mine, theirs in zip(model.graph.inputs, copy.graph.inputs, strict=True):
+            self._values[mine] = theirs
+        for name, value in model.graph.initializers.items():
+            self._values[value] = copy.graph.initializers[name]
+        for mine_node, their_node in zip(model.graph, copy.graph, strict=True):
+            self._nodes[mine_node] = their_node
+            self._values.update(zip(mine_node.outputs, their_node.outputs, strict=True))
+
+    def keys(self, mapping: Mapping[ir.Value, T]) -> dict[ir.Value, T]:
+        """`mapping` with the copy's values as keys."""
+        return {self._values[value]: item for value, item in mapping.items()}
+
+    def plan(self, plan: Plan) -> Plan:
+        """The same plan of the copy."""
+        units = {u: self._unit(u) for u in plan.units}
+        return Plan(
+            list(units.values()), {units[u] for u in plan.integer}, {units[u]: why for u, why in plan.reasons.items()}
+        )
+
+    def _unit(self, unit: Unit) -> Unit:
+        return Unit(
+            [self._nodes[n] for n in unit.nodes],
+            unit.rule,
+            unit.why,
+            tuple(self._values[v] for v in unit.inputs),
+            None if unit.bias is None else self._values[unit.bias],
+            unit.kind,
+            unit.macs,
+            unit.elements,
+        )
