@@ -115,6 +115,7 @@ def parity(loaded: Loaded) -> float:
             a, b = theirs.astype(np.float64), ours.astype(np.float64)
             same = (a == b) | (np.isnan(a) & np.isnan(b))  # masks of -inf stay -inf
             gap = np.where(same, 0.0, np.abs(np.where(same, 0.0, a) - np.where(same, 0.0, b)))
+            gap[np.isnan(gap)] = np.inf  # a NaN on one side only; max() would pass over it
             reach = np.abs(a[np.isfinite(a)]).max(initial=0.0)
             worst = max(worst, float(gap.max()) / max(float(reach), 1e-12))
     return worst

@@ -66,6 +66,9 @@ class Context:
     measured: Measured | None = None
     """Kernel times of this very model, where the contract has measured them; passes that plan prefer them to
     tables."""
+    probing: bool = False
+    """The result will be looked at and thrown away: costs do not matter, and settings are not searched
+    for."""
     cache: dict[Hashable, Any] = field(default_factory=dict)
     """What attempts at the same work share, e.g. statistics."""
 
@@ -134,11 +137,15 @@ class Context:
         digest = hashlib.blake2b(words.encode(), digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(digest, "big"))
 
-    def skip(self, what: ir.Node | ir.Value, reason: str) -> None:
-        """Record that `what` was left alone, and why."""
+    def skip(self, what: ir.Node | ir.Value, reason: str, *, names: Iterable[str] = ()) -> None:
+        """Record that `what` was left alone, and why.
+
+        Args:
+            names: other names under which a runtime may know it, such as those of nodes that fuse with it.
+        """
         producer = what.producer() if hasattr(what, "producer") else what
         op = getattr(producer, "op_type", "")
-        self.step.skipped.append(Skip(what.name or "?", op or "value", reason))
+        self.step.skipped.append(Skip(what.name or "?", op or "value", reason, tuple(names)))
 
     def note(self, change: str) -> None:
         """Record a change, as one sentence."""

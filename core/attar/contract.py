@@ -19,7 +19,7 @@ from attar import graph
 from attar.context import Context, Measured
 from attar.errors import AttarError, InputError
 from attar.feeds import Feeds, pieces
-from attar.kernels import explained, names_of, times_by_name
+from attar.kernels import explained, names_of, noted_reasons, times_by_name
 from attar.lowering import lower
 from attar.measure import differences, interleaved, snapshot
 from attar.passes import Pass
@@ -98,8 +98,7 @@ class Contract:
 
     def _acted(self, attempt: Attempt) -> bool:
         """Whether the recipe came to more than notes on the model."""
-        old, new = (graph.fingerprint(m, annotations=False) for m in (self._original, attempt.model))
-        return old != new
+        return len({graph.fingerprint(m, annotations=False) for m in (self._original, attempt.model)}) == 2
 
     # -- one attempt -------------------------------------------------------------------------------------
 
@@ -139,7 +138,7 @@ class Contract:
 
     def _faulty_accuracy(self, attempt: Attempt) -> bool:
         if self._ctx.evaluation is not None:
-            return self._drop(attempt) > self._max_drop
+            return self._drop(attempt) > self._max_drop + 1e-9  # 0.9 - 0.88 is more than 0.02 in binary
         return self._nearness(attempt) < _LEAST_SQNR
 
     def _doubtful(self, attempt: Attempt) -> bool:
@@ -226,29 +225,37 @@ class Contract:
         return attempt
 
     def _leave_sensitive(self, attempt: Attempt) -> Attempt:
-        """Leave the most sensitive operators in float, doubling their number until the outputs are near
-        enough."""
+        """Leave the most sensitive operators in float: doubling their number until the outputs are near
+        enough, then halving the last step twice, for a number that is not larger than it must be."""
         if not any(type(step).plans for step in self._recipe):
             return attempt
         ranked = self._sensitivity(attempt)
-        count = 1
-        while ranked:
-            chosen = ranked[:count]
+        kept: dict[str, str] = {}
+        too_few, count = 0, min(1, len(ranked))
+        for _ in range(2 + len(ranked).bit_length() + 2):
+            if not too_few < count <= len(ranked):
+                break
             self._ctx.keep_float = {
                 name: f"too sensitive: quantized alone it leaves an SQNR of {sqnr:.1f} dB"
-                for name, sqnr in chosen
+                for name, sqnr in ranked[:count]
             }
             again = self._attempt_or_none(self._recipe)
-            if again is not None and not self._worse(again, attempt):
-                attempt = again
-                if not self._doubtful(attempt) or self._faulty_speed(attempt):
+            if again is not None and not self._doubtful(again) and not self._worse(again, attempt):
+                attempt, kept = again, dict(self._ctx.keep_float)
+                if count - too_few <= max(1, count // 4):
                     break
-            if count >= len(ranked):
+                count = (too_few + count) // 2
+                continue
+            if again is not None and not self._worse(again, attempt):
+                attempt, kept = again, dict(self._ctx.keep_float)
+            if kept and not self._doubtful(attempt):
+                break  # between too few and enough, and enough is at hand
+            if count == len(ranked):
                 break
-            count *= 2
-        kept = len(self._ctx.keep_float)
+            too_few, count = count, min(2 * count, len(ranked))
+        self._ctx.keep_float = kept
         if kept:
-            self._decisions.append(f"left the {kept} most sensitive operators in float")
+            self._decisions.append(f"left the {len(kept)} most sensitive operators in float")
         return attempt
 
     def _sensitivity(self, attempt: Attempt) -> list[tuple[str, float]]:
@@ -258,12 +265,14 @@ class Contract:
         kernels = [k for k in attempt.kernels if k.kind == "integer" and k.compute]
         names = [n for k in kernels for n in names_of(k) if n in known]
         names = list(dict.fromkeys(names))
+        planning = [step for step in self._recipe if type(step).plans]
         found = []
         with ctx.progress.task("measuring sensitivity", len(names)) as task:
             for name in names:
                 ctx.keep_float = {other: "sensitivity" for other in names if other != name}
                 try:
-                    model, _, _ = run_recipe(self._recipe, self._original, replace(ctx, progress=Silent()))
+                    probe = replace(ctx, progress=Silent(), probing=True)
+                    model, _, _ = run_recipe(planning, attempt.planned_from, probe)
                     session = ctx.runtime.open(model, threads=ctx.threads)
                     worst = min(d.sqnr_db for d in self._differences(session, _SENSITIVITY_SAMPLES))
                     found.append((name, worst))
@@ -302,6 +311,9 @@ class Contract:
         smaller = attempt.bytes / max(1, self._bytes)
         faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
         headline = f"{faster}, {smaller:.0%} of the size"
+        declined = [f"{s.name} declined: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
+        if declined:
+            headline = f"left in float ({'; '.join(declined)}); {headline}"
         if attempt.metric is not None and self._metric is not None and self._ctx.evaluation is not None:
             headline += f", {self._ctx.evaluation.name} {self._metric:.4g} -> {attempt.metric:.4g}"
         report = self._report(attempt, "accepted", headline)
@@ -343,9 +355,7 @@ class Contract:
 
     def _explained(self, attempt: Attempt, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
         """Float compute kernels with the reason why they stayed: the planner's, or what the graph shows."""
-        reasons = {skip.name: skip.reason for step in reversed(attempt.steps) for skip in step.skipped}
-        for node in graph.all_nodes(attempt.model):
-            if "attar.float" in node.metadata_props:
-                names = (node.name, *(v.name for v in node.outputs))
-                reasons.update({name: node.metadata_props["attar.float"] for name in names if name})
+        skips = [skip for step in reversed(attempt.steps) for skip in step.skipped]
+        reasons = {name: skip.reason for skip in skips for name in (skip.name, *skip.names)}
+        reasons.update(noted_reasons(attempt.model))
         return explained(kernels, reasons, f"{self._ctx.target.name} has no integer kernel for this pattern")

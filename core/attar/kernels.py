@@ -8,9 +8,13 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from attar import graph
 from attar.report import Kernel, KernelKind
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # Multiply-accumulate operators: what compression is about.
 COMPUTE = frozenset(
@@ -43,6 +47,9 @@ _DATA = frozenset(
         "Less", "Greater", "And", "Or", "Not", "Where",
     ]
 )  # fmt: skip
+
+# What ONNX Runtime's CPU provider fuses into the Conv, Gemm or MatMul before it.
+_FUSED_BEHIND = frozenset(["Relu", "Clip", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Add"])
 
 
 def kind_of(op: str) -> KernelKind:
@@ -99,6 +106,26 @@ def times_by_name(kernels: Sequence[Kernel]) -> dict[str, float]:
     return out
 
 
+def noted_reasons(model: ir.Model) -> dict[str, str]:
+    """Node or value name -> why a planning pass left the node in float.
+
+    ONNX Runtime names a kernel after the last operator that it fused into it, so what it can fuse behind a
+    node takes the node's reason.
+    """
+    found: dict[str, str] = {}
+    for node in graph.all_nodes(model):
+        reason = node.metadata_props.get("attar.float")
+        if not reason:
+            continue
+        found.update(dict.fromkeys((node.name or "", *(v.name or "" for v in node.outputs)), reason))
+        after = node.outputs[0].consumers()
+        while len(after) == 1 and after[0].op_type in _FUSED_BEHIND:
+            for name in (after[0].name or "", after[0].outputs[0].name or ""):
+                found.setdefault(name, reason)
+            after = after[0].outputs[0].consumers()
+    return found
+
+
 def explained(kernels: Sequence[Kernel], reasons: Mapping[str, str], otherwise: str) -> tuple[Kernel, ...]:
     """`kernels`, the float compute kernels of a quantized model with the reason why they stayed.
 
@@ -107,7 +134,7 @@ def explained(kernels: Sequence[Kernel], reasons: Mapping[str, str], otherwise: 
         otherwise: the reason of those that nobody has explained.
     """
     if not any(k.kind == "integer" for k in kernels):
-        return tuple(kernels)
+        otherwise = ""  # nothing was quantized: only what a pass said of an operator explains it
     return tuple(
         dataclasses.replace(k, reason=next((reasons[n] for n in names_of(k) if n in reasons), otherwise))
         if k.kind == "float" and k.compute

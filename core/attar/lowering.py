@@ -139,9 +139,9 @@ def integer_pads(model: ir.Model) -> int:
 def average_pools_as_convolutions(model: ir.Model) -> int:
     """Write an average of codes as a depthwise convolution with weights 1 / (window size), codes 1.
 
-    ONNX Runtime turns DequantizeLinear -> AveragePool -> QuantizeLinear into QLinearAveragePool, which is about 25x
-    slower than the float pool it replaces; the depthwise integer convolution is as quick as any other. The mean is the
-    same number, rounded once.
+    ONNX Runtime turns DequantizeLinear -> AveragePool -> QuantizeLinear into QLinearAveragePool, which is
+    about 25x slower than the float pool it replaces; the depthwise integer convolution is as quick as any
+    other. The mean is the same number, rounded once.
     """
     count = 0
     for node in list(model.graph):
@@ -186,7 +186,8 @@ def average_pools_as_convolutions(model: ir.Model) -> int:
 
 
 def window_of(node: ir.Node) -> tuple[int, ...] | None:
-    """The window of an AveragePool that is the same weighted sum everywhere; None if padding changes the divisor."""
+    """The window of an AveragePool that is the same weighted sum everywhere; None if padding changes the
+    divisor."""
     attributes = {name: a.value for name, a in node.attributes.items()}
     pads = attributes.get("pads") or ()
     if attributes.get("ceil_mode") or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):

@@ -18,11 +18,16 @@ KernelKind = Literal["integer", "float", "conversion", "data"]
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that a pass left alone."""
+    """Something that a pass left alone.
+
+    Attributes:
+        names: other names under which a runtime may know it.
+    """
 
     name: str
     op: str
     reason: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
+from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass
 from attar_quantize import planner
 from attar_quantize.choose import Correspondence, nearest
@@ -65,13 +66,13 @@ class Static(Pass, name="quantize.static"):
             ctx.target,
             costs=planner.Costs(ctx.target.costs, ctx.measured),
             shapes=shapes,
-            everything=self.plan == "everything",
+            everything=self.plan == "everything" or ctx.probing,
             keep_float=lambda unit: self._kept(unit, ctx),
         )
         compute = [u for u in units if u.main.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
-        for unit in compute:
-            if unit not in plan.integer:
-                ctx.skip(unit.main, plan.reasons[unit])
+        for unit in units:
+            if unit not in plan.integer and unit.main.op_type in COMPUTE:
+                ctx.skip(unit.main, plan.reasons[unit], names=unit.names)
                 for node in unit.nodes:
                     node.metadata_props["attar.float"] = plan.reasons[unit]
         if not any(u in plan.integer for u in compute):
@@ -162,7 +163,8 @@ class Static(Pass, name="quantize.static"):
         """The observers to choose from, by name."""
         known = ctx.registry.observers
         if self.observer == "auto":
-            return {name: known[name] for name in ("mse", "percentile", "minmax")}
+            tried = ("mse",) if ctx.probing else ("mse", "percentile", "minmax")
+            return {name: known[name] for name in tried}
         if self.observer not in known:
             raise RecipeError(
                 f"{self.name}: unknown observer {self.observer!r}", hint=did_you_mean(self.observer, [*known, "auto"])

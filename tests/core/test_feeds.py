@@ -20,7 +20,10 @@ def batch(count: int) -> dict[str, np.ndarray]:
     return {"x": np.arange(count * 12, dtype=np.float32).reshape(count, 3, 4), "n": np.arange(count)}
 
 
-@pytest.mark.parametrize(("count", "elements", "sizes"), [(10, 10**9, [10]), (70, 10**9, [32, 32, 6]), (7, 1, [1] * 7), (8, 13 * 3, [3, 3, 2])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "elements", "sizes"),
+    [(10, 10**9, [10]), (70, 10**9, [32, 32, 6]), (7, 1, [1] * 7), (8, 39, [3, 3, 2])],
+)
 def test_pieces_cover_the_batch_once_in_order_without_copies(
     count: int, elements: int, sizes: list[int]
 ) -> None:

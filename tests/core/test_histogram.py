@@ -113,7 +113,8 @@ def test_float32_extremes(data: list[float]) -> None:
     histogram = of(array)
     assert histogram.total == len(data)
     assert (histogram.low, histogram.high) == (array.min(), array.max())
-    assert np.isfinite(histogram.centers()).all() and np.isfinite(histogram.width)
+    assert np.isfinite(histogram.centers()).all()
+    assert np.isfinite(histogram.width)
     assert content(of(*array[:, None]))[3] == content(histogram)[3]
 
 
@@ -136,7 +137,8 @@ def test_centers_are_within_half_a_bin_of_the_data(data: list[float]) -> None:
     histogram = of(array)
     centers = histogram.centers()
     assert len(centers) == len(histogram.counts)
-    assert centers.min() >= histogram.low and centers.max() <= histogram.high
+    assert centers.min() >= histogram.low
+    assert centers.max() <= histogram.high
     for x in array:
         nearest = np.abs(centers[histogram.counts > 0] - x).min()
         assert nearest <= histogram.width * (1 if array.min() >= 0 else 0.5) + 1e-12

@@ -6,7 +6,6 @@ import collections
 
 import numpy as np
 import pytest
-from attar_quantize import Static
 from spine_models import cnn, images
 
 import attar
@@ -14,6 +13,7 @@ from attar.kernels import add_times, explained, kind_of, names_of, times_by_name
 from attar.report import Kernel
 from attar.runtime import OnnxRuntime
 from attar.testing import ZOO
+from attar_quantize import Static
 
 
 @pytest.fixture(scope="module")

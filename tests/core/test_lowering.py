@@ -11,7 +11,7 @@ import pytest
 
 from attar import graph
 from attar.errors import InputError
-from attar.lowering import integer_pads, lower, widen_thin_convolutions
+from attar.lowering import average_pools_as_convolutions, integer_pads, lower, widen_thin_convolutions
 from attar.runtime import OnnxRuntime
 from attar.targets import builtin_targets
 from attar.testing.build import Net
@@ -26,7 +26,13 @@ def pair(net: Net, x: ir.Value, scale: float, zero: int, signed: bool = False) -
 
 
 def thin_conv(
-    channels: int, dims: int, *, per_channel: bool = True, weight_zero: int = 0, outputs: int = 8, axis: int = 0
+    channels: int,
+    dims: int,
+    *,
+    per_channel: bool = True,
+    weight_zero: int = 0,
+    outputs: int = 8,
+    axis: int = 0,
 ) -> ir.Model:
     """Quantize, convolve, quantize."""
     net = Net("thin", channels)
@@ -37,7 +43,9 @@ def thin_conv(
         scale, zero = net.vector(count, 0.01, 0.05), net.const(np.full(count, weight_zero, np.int8))
         weight = net.op("DequantizeLinear", codes, scale, zero, axis=axis)
     else:
-        weight = net.op("DequantizeLinear", codes, net.const(np.float32(0.02)), net.const(np.int8(weight_zero)))
+        weight = net.op(
+            "DequantizeLinear", codes, net.const(np.float32(0.02)), net.const(np.int8(weight_zero))
+        )
     bias = net.vector(outputs, -1, 1)
     y = net.op("Conv", x, weight, bias, pads=[1] * (2 * dims), strides=[2] * dims, kernel_shape=[3] * dims)
     return net.model(y=pair(net, y, 0.07, 120))
@@ -62,8 +70,12 @@ def test_widened_convolutions_give_the_same_bits(channels: int, dims: int, per_c
     graph.tidy(widened)
     graph.refresh_shapes(widened)
     (conv,) = (n for n in widened.graph if n.op_type == "Conv")
-    assert conv.inputs[0] is not None and conv.inputs[0].shape is not None and conv.inputs[0].shape[1] == 4
-    assert conv.inputs[1] is not None and conv.inputs[1].shape is not None and conv.inputs[1].shape[1] == 4
+    assert conv.inputs[0] is not None
+    assert conv.inputs[0].shape is not None
+    assert conv.inputs[0].shape[1] == 4
+    assert conv.inputs[1] is not None
+    assert conv.inputs[1].shape is not None
+    assert conv.inputs[1].shape[1] == 4
     x = np.random.default_rng(0).standard_normal((2, channels, *[9] * dims)).astype(np.float32)
     same_bits(model, widened, {"x": x})
 
@@ -130,7 +142,18 @@ ALL = [0, 0, 1, 2, 0, 0, 3, 1]
         padded([1, 2, 3, 0], axes=[2, 3]),
         padded([2, 1], axes=[-1], value=0.0),
     ],
-    ids="plain signed zero channels negative reflect edge wrap axes negative-axis".split(),
+    ids=[
+        "plain",
+        "signed",
+        "zero",
+        "channels",
+        "negative",
+        "reflect",
+        "edge",
+        "wrap",
+        "axes",
+        "negative-axis",
+    ],
 )
 def test_integer_pads_give_the_same_bits(model: ir.Model) -> None:
     lowered = graph.clone(model)
@@ -159,6 +182,63 @@ def test_a_pad_that_others_read_in_float_is_left_alone() -> None:
     y = net.op("Pad", pair(net, net.input("x", "N", 3, 6, 7), 0.05, 7), net.ints(ALL))
     model = net.model(y=pair(net, y, 0.05, 7), z=net.op("Tanh", y))
     assert integer_pads(model) == 0
+
+
+def averaged(extra: bool = False, **attributes: Any) -> ir.Model:
+    net = Net("averaged")
+    x = pair(net, net.input("x", "N", 5, 9, 11), 0.05, 77)
+    y = net.op("AveragePool", x, **attributes)
+    outputs = {"y": pair(net, y, 0.05, 77)}
+    return net.model(**outputs, **({"z": net.op("Tanh", y)} if extra else {}))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [3, 3]},
+        {"kernel_shape": [2, 3], "strides": [2, 1]},
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+        {"kernel_shape": [2, 2], "dilations": [2, 3]},
+        {"kernel_shape": [3, 2], "auto_pad": "VALID"},
+    ],
+    ids=str,
+)
+def test_integer_average_pools_as_convolutions(attributes: dict[str, Any]) -> None:
+    """The mean is the same; codes next to a tie may round to the neighbour."""
+    model = averaged(**attributes)
+    lowered = graph.clone(model)
+    assert average_pools_as_convolutions(lowered) == 1
+    graph.tidy(lowered)
+    graph.refresh_shapes(lowered)
+    assert not any(n.op_type == "AveragePool" for n in lowered.graph)
+    x = np.random.default_rng(2).standard_normal((2, 5, 9, 11)).astype(np.float32) * 3
+    (expected,) = OnnxRuntime().open(model, optimize=False).run({"x": x})
+    for optimize in (False, True):
+        (got,) = OnnxRuntime().open(lowered, optimize=optimize).run({"x": x})
+        assert got.shape == expected.shape
+        steps = np.abs(got - expected) / 0.05
+        assert steps.max() <= 1.001
+        assert steps.mean() < 0.3
+        exact = np.isclose(steps, 0, atol=1e-3) | np.isclose(steps, 1, atol=1e-3)
+        assert exact.all()
+    kinds = [k.op for k in OnnxRuntime().open(lowered).kernels()]
+    assert "QLinearConv" in kinds
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        averaged(kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        averaged(kernel_shape=[3, 3], ceil_mode=1, strides=[2, 2]),
+        averaged(kernel_shape=[3, 3], auto_pad="SAME_UPPER"),
+        averaged(extra=True, kernel_shape=[3, 3]),
+    ],
+    ids=["borders count less", "ceil mode", "auto pad", "read in float"],
+)
+def test_average_pools_of_another_divisor_or_use_are_left_alone(model: ir.Model) -> None:
+    before = graph.to_bytes(model)
+    assert average_pools_as_convolutions(model) == 0
+    assert graph.to_bytes(model) == before
 
 
 def test_lowering_works_on_a_copy_and_says_what_it_did() -> None:

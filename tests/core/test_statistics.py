@@ -63,7 +63,7 @@ SHAPES: list[tuple[tuple[int | str, ...], tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize("shape, sizes", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "sizes"), SHAPES, ids=str)
 def test_extremes_are_exact(shape: tuple[int | str, ...], sizes: tuple[int, ...]) -> None:
     feeds = batches(*sizes)
     model = shaped(*shape)
@@ -88,7 +88,7 @@ def test_small_values_are_looked_at_whole() -> None:
 
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize(
-    "shape, sizes",
+    ("shape", "sizes"),
     [
         (("N", 40), (20, 40)),
         (("N", "S", 64), (3, 500, 64)),
@@ -134,8 +134,8 @@ def test_the_sample_is_drawn_from_the_values() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("sizes", [(2, 6), (2, 300, 200), (2, 8, 96, 96)], ids=str)
 def test_a_value_that_is_not_finite_is_named(bad: float, sizes: tuple[int, ...]) -> None:
-    """Log of 0 in one element of many, off the sample's grid; Log of a negative number in one channel (the runtime's
-    Min and Max pass over a lone NaN)."""
+    """Log of 0 in one element of many, off the sample's grid; Log of a negative number in one channel (the
+    runtime's minima and maxima pass over a lone NaN)."""
     feeds = [{"x": np.ones(sizes, np.float32)} for _ in range(3)]
     if np.isnan(bad):
         feeds[2]["x"][1, 1] = -1.0
@@ -162,10 +162,12 @@ def test_nothing_wanted_runs_nothing() -> None:
         yield {}
 
     model = shaped("N", 3)
-    assert collect(model, {}, as_data(lambda: explode(), input_specs(model)), RUNTIME) == {}
+    assert collect(model, {}, as_data(explode, input_specs(model)), RUNTIME) == {}
 
 
-@pytest.mark.parametrize("name", ["concat_split", "depthwise_cnn", "conv1d", "conv3d", "attention", "several_ports"])
+@pytest.mark.parametrize(
+    "name", ["concat_split", "depthwise_cnn", "conv1d", "conv3d", "attention", "several_ports"]
+)
 def test_extremes_of_every_float_value_of_a_network(name: str) -> None:
     """Against a model with every value as an output, run without optimizations."""
     zoo = ZOO[name]
@@ -198,8 +200,10 @@ def test_merging_is_seeing_all() -> None:
     left, right = (of(model, {"middle": 1}, part)["middle"] for part in (feeds[:1], feeds[1:]))
     left.merge(right)
     assert (left.histogram.low, left.histogram.high) == (whole.histogram.low, whole.histogram.high)
-    assert left.histogram.total == whole.histogram.total and left.mean_count == whole.mean_count
-    assert left.mean is not None and whole.mean is not None
+    assert left.histogram.total == whole.histogram.total
+    assert left.mean_count == whole.mean_count
+    assert left.mean is not None
+    assert whole.mean is not None
     np.testing.assert_allclose(left.mean, whole.mean, rtol=1e-12)
 
 
@@ -224,5 +228,6 @@ def test_batches_of_different_sizes_count_by_element() -> None:
     feeds = [{"x": rng.standard_normal((n, 5)).astype(np.float32) + n} for n in (1, 7, 2)]
     found = of(shaped("N", 5), {"x": 1}, feeds)["x"]
     data = np.concatenate([f["x"] for f in feeds])
-    assert found.mean is not None and found.histogram.total == data.size
+    assert found.mean is not None
+    assert found.histogram.total == data.size
     np.testing.assert_allclose(found.mean, data.mean(axis=0), rtol=1e-5)

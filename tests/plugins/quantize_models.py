@@ -30,7 +30,11 @@ def context(model: ir.Model, feeds: Iterable[Feeds], target: str = "cpu-vnni") -
     chosen = next(t for t in builtin_targets() if t.name == target)
     data = as_data(list(feeds), input_specs(model))
     return Context(
-        registry=default_registry(), target=chosen, runtime=RUNTIME, data=data, step=Step("quantize.static", {})
+        registry=default_registry(),
+        target=chosen,
+        runtime=RUNTIME,
+        data=data,
+        step=Step("quantize.static", {}),
     )
 
 
@@ -40,7 +44,11 @@ def normal(name: str, *shape: int, batches: int = 2, seed: int = 0) -> list[dict
 
 
 def quantize(
-    model: ir.Model, feeds: Iterable[Feeds], step: Pass | None = None, target: str = "cpu-vnni", **options: Any
+    model: ir.Model,
+    feeds: Iterable[Feeds],
+    step: Pass | None = None,
+    target: str = "cpu-vnni",
+    **options: Any,
 ) -> tuple[ir.Model, Context]:
     """A quantized copy; everything with an integer kernel becomes integer unless `plan` says otherwise."""
     options.setdefault("plan", "everything")
@@ -78,7 +86,8 @@ def constant(value: ir.Value | None) -> Array:
 
 def dequantize_of(value: ir.Value | None) -> ir.Node:
     node = value.producer() if value is not None else None
-    assert node is not None and node.op_type == "DequantizeLinear", value
+    assert node is not None, value
+    assert node.op_type == "DequantizeLinear", value
     return node
 
 
@@ -95,9 +104,30 @@ def activation_steps(model: ir.Model) -> list[float]:
     ]
 
 
-def one_layer(
-    make: Callable[[Net, ir.Value], ir.Value], *shape: int | str, seed: int = 5
-) -> ir.Model:
+def one_layer(make: Callable[[Net, ir.Value], ir.Value], *shape: int | str, seed: int = 5) -> ir.Model:
     """A model of input `x` and output `y` around what `make` builds."""
     net = Net("one_layer", seed)
     return net.model(y=make(net, net.input("x", *shape)))
+
+
+def steps_apart(model: ir.Model, left: list[Array], right: list[Array]) -> float:
+    """Largest difference between outputs in units of the coarsest activation step."""
+    step = max(activation_steps(model))
+    return max(
+        float(np.abs(a.astype(np.float64) - b).max(initial=0)) / step
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def sqnr(signal: Array, noisy: Array) -> float:
+    noise = float(np.mean((signal.astype(np.float64) - noisy) ** 2))
+    return 10 * np.log10(float(np.mean(signal.astype(np.float64) ** 2)) / max(noise, 1e-30))
+
+
+def small_cnn() -> ir.Model:
+    net = Net("small_cnn", 31)
+    x = net.op("Relu", net.conv(net.input("x", "N", 3, 8, 8), 3, 8))
+    x = net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    y = net.op("Relu", net.conv(x, 8, 8, group=8))
+    x = net.op("Relu", net.op("Add", net.conv(y, 8, 8, (1, 1)), x))
+    return net.model(y=net.dense(net.pooled(x), 8, 4))

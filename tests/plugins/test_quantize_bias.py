@@ -21,9 +21,13 @@ Array = np.ndarray[Any, Any]
 def test_bias_codes_are_within_half_a_unit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     bias = rng.standard_normal(9)
-    weight_scale, input_scale = rng.uniform(1e-4, 1e-1, 9).astype(np.float32), np.float32(rng.uniform(1e-3, 1))
+    weight_scale, input_scale = (
+        rng.uniform(1e-4, 1e-1, 9).astype(np.float32),
+        np.float32(rng.uniform(1e-3, 1)),
+    )
     codes, scale = bias_codes(bias, weight_scale, input_scale)
-    assert codes.dtype == np.int32 and scale.dtype == np.float32
+    assert codes.dtype == np.int32
+    assert scale.dtype == np.float32
     np.testing.assert_allclose(scale, weight_scale.astype(np.float64) * input_scale, rtol=1e-6)
     assert (np.abs(codes * scale.astype(np.float64) - bias) <= scale * 0.5001).all()
 
@@ -36,7 +40,8 @@ def test_scales_leave_room_for_the_bias(seed: int, per_channel: bool) -> None:
     scale = scale if per_channel else scale[0]
     input_scale = np.float32(10 ** rng.uniform(-6, 2))
     raised = weight_scales_for_bias(np.asarray(scale), bias, input_scale)
-    assert (raised >= scale).all() and raised.dtype == np.float32
+    assert (raised >= scale).all()
+    assert raised.dtype == np.float32
     room = raised.astype(np.float64) * input_scale * (2**31 - 1)
     assert (np.abs(bias) <= room * 0.51).all()
     untouched = np.abs(bias) * 2 < np.asarray(scale, np.float64) * input_scale * (2**31 - 1)
@@ -58,7 +63,9 @@ def test_correction_is_the_mean_of_the_error_of_a_convolution(groups: int, kerne
         for i in range(inside):
             expected[o] += error[o, i].sum() * mean[(o // outside) * inside + i]
     np.testing.assert_allclose(correction(node, error, mean), expected, rtol=1e-12)
-    by_einsum = np.einsum("goik,gi->go", error.reshape(groups, outside, inside, -1), mean.reshape(groups, inside))
+    by_einsum = np.einsum(
+        "goik,gi->go", error.reshape(groups, outside, inside, -1), mean.reshape(groups, inside)
+    )
     np.testing.assert_allclose(correction(node, error, mean), by_einsum.reshape(-1), rtol=1e-12)
 
 
@@ -82,7 +89,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_means_of_the_outputs_come_nearer(name: str) -> None:
-    """Weights of 7 bits in one scale, inputs far from zero: rounding shifts every output's mean, correcting takes it out.
+    """Weights of 7 bits in one scale, inputs far from zero: rounding shifts means, correcting takes that out.
 
     Measured at float outputs behind the layer: the mean over data of quantized minus float, by channel.
     """
@@ -101,7 +108,12 @@ def test_means_of_the_outputs_come_nearer(name: str) -> None:
     shifts = {}
     for corrected in (False, True):
         quantized, _ = quantize(
-            model, feeds, bias_correction=corrected, granularity="per_tensor", reduce_range=True, observer="minmax"
+            model,
+            feeds,
+            bias_correction=corrected,
+            granularity="per_tensor",
+            reduce_range=True,
+            observer="minmax",
         )
         inner = (slice(None), slice(None)) + (slice(1, -1),) * (len(shape) - 2)  # borders see padding
         difference = np.concatenate([run(quantized, f)[0][inner] - run(model, f)[0][inner] for f in feeds])

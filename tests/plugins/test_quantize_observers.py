@@ -89,16 +89,21 @@ def test_mse_is_the_best_range_on_raw_data(name: str, levels: int) -> None:
 
 def test_mse_clips_outliers_and_keeps_what_matters() -> None:
     low, high = mse(of(DATA["outlier"]), 256)
-    assert high < 300 and error(DATA["outlier"], low, high, 256) < error(DATA["outlier"], *minmax(of(DATA["outlier"]), 256), 256)
+    assert high < 300
+    assert error(DATA["outlier"], low, high, 256) < error(
+        DATA["outlier"], *minmax(of(DATA["outlier"]), 256), 256
+    )
     low, high = mse(of(DATA["uniform"]), 256)
-    assert low == pytest.approx(-1, abs=0.05) and high == pytest.approx(2, abs=0.05)
+    assert low == pytest.approx(-1, abs=0.05)
+    assert high == pytest.approx(2, abs=0.05)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS.values(), ids=OBSERVERS.keys())
 @pytest.mark.parametrize("constant", [0.0, 5.0, -5.0, 1e-45, 3e38, -3e38])
 def test_constant_data_is_covered(observer: Any, constant: float) -> None:
     low, high = observer(of(np.full(100, constant)), 256)
-    assert np.isfinite([low, high]).all() and low <= 0 <= high
+    assert np.isfinite([low, high]).all()
+    assert low <= 0 <= high
     if abs(constant) > 1e-30:
         # Within a step: the constant is the only thing there is.
         assert low - (high - low) / 255 <= np.float32(constant) <= high + (high - low) / 255
@@ -110,7 +115,9 @@ def test_constant_data_is_covered(observer: Any, constant: float) -> None:
     levels=st.sampled_from([16, 127, 128, 255, 256]),
 )
 @settings(max_examples=40, deadline=None)
-def test_no_observer_returns_nan_or_leaves_the_extremes(observer: Any, data: list[float], levels: int) -> None:
+def test_no_observer_returns_nan_or_leaves_the_extremes(
+    observer: Any, data: list[float], levels: int
+) -> None:
     histogram = of(np.array(data, np.float32))
     low, high = observer(histogram, levels)
     assert np.isfinite([low, high]).all()
@@ -122,7 +129,8 @@ def test_extremes_that_the_sample_missed_count(observer: Any) -> None:
     histogram = Histogram()
     histogram.add(np.zeros(1000, np.float32), low=-2.0, high=2.0)
     low, high = observer(histogram, 256)
-    assert np.isfinite([low, high]).all() and low <= high
+    assert np.isfinite([low, high]).all()
+    assert low <= high
 
 
 def test_all_three_are_offered_by_the_plugin() -> None:

@@ -1,4 +1,4 @@
-"""Every option of `Static` shows in the resulting graph, bad ones are refused, and every set of them conforms."""
+"""Every option of `Static` shows in the graph, bad ones are refused, and every set of them conforms."""
 
 from __future__ import annotations
 
@@ -67,21 +67,23 @@ def weights(model: ir.Model) -> list[tuple[Array, Array, Array]]:
     return found
 
 
-@pytest.mark.parametrize("kind, dtype", [("auto", np.uint8), ("uint8", np.uint8), ("int8", np.int8)])
+@pytest.mark.parametrize(("kind", "dtype"), [("auto", np.uint8), ("uint8", np.uint8), ("int8", np.int8)])
 def test_activation_type(kind: str, dtype: Any) -> None:
     model, _ = quantize(two_layers(), FEEDS, activation=kind)
-    assert quantizers(model) and {constant(n.inputs[2]).dtype for n in quantizers(model)} == {np.dtype(dtype)}
+    assert quantizers(model)
+    assert {constant(n.inputs[2]).dtype for n in quantizers(model)} == {np.dtype(dtype)}
 
 
-@pytest.mark.parametrize("kind, dtype", [("auto", np.int8), ("uint8", np.uint8), ("int8", np.int8)])
+@pytest.mark.parametrize(("kind", "dtype"), [("auto", np.int8), ("uint8", np.uint8), ("int8", np.int8)])
 def test_weight_type(kind: str, dtype: Any) -> None:
     model, _ = quantize(two_layers(), FEEDS, weight=kind)
-    assert {c.dtype for c, _, _ in weights(model)} == {np.dtype(dtype)} and len(weights(model)) == 2
+    assert {c.dtype for c, _, _ in weights(model)} == {np.dtype(dtype)}
+    assert len(weights(model)) == 2
     for _, _, zero in weights(model):
         assert (zero == (128 if kind == "uint8" else 0)).all()
 
 
-@pytest.mark.parametrize("kind, middle", [("uint8", 128), ("int8", 0)])
+@pytest.mark.parametrize(("kind", "middle"), [("uint8", 128), ("int8", 0)])
 def test_symmetric_activations(kind: str, middle: int) -> None:
     model, _ = quantize(two_layers(), FEEDS, activation=kind, symmetric_activations=True)
     assert {int(constant(n.inputs[2])) for n in quantizers(model)} == {middle}
@@ -95,9 +97,13 @@ def test_symmetric_weights() -> None:
 
     model = one_layer(make, "N", 8, 10, 10)
     (codes, _, zero), *_ = weights(quantize(model, FEEDS)[0])
-    assert not zero.any() and codes.min() >= 0 and codes.max() == 127
+    assert not zero.any()
+    assert codes.min() >= 0
+    assert codes.max() == 127
     (codes, _, zero), *_ = weights(quantize(model, FEEDS, symmetric_weights=False)[0])
-    assert (zero == -128).all() and codes.max() == 127 and codes.min() < -100
+    assert (zero == -128).all()
+    assert codes.max() == 127
+    assert codes.min() < -100
 
 
 def test_granularity() -> None:
@@ -118,10 +124,12 @@ def test_observer() -> None:
     feeds = [{"x": f["x"].copy()} for f in normal("x", 40, 8, 10, 10)]
     feeds[0]["x"][0, 0, 0, 0] = 200.0
     steps = {
-        name: activation_steps(quantize(model, feeds, observer=name)[0])[0] for name in ("minmax", "percentile", "mse")
+        name: activation_steps(quantize(model, feeds, observer=name)[0])[0]
+        for name in ("minmax", "percentile", "mse")
     }
     assert steps["minmax"] == pytest.approx((200 - min(f["x"].min() for f in feeds)) / 255, rel=1e-5)
-    assert steps["percentile"] < steps["minmax"] / 10 and steps["mse"] < steps["minmax"]
+    assert steps["percentile"] < steps["minmax"] / 10
+    assert steps["mse"] < steps["minmax"]
 
 
 def test_bias_correction() -> None:
@@ -137,7 +145,7 @@ def test_bias_correction() -> None:
 
 
 @pytest.mark.parametrize(
-    "reduce, target, largest",
+    ("reduce", "target", "largest"),
     [(None, "cpu-vnni", 127), (None, "cpu-avx2", 63), (True, "cpu-vnni", 63), (False, "cpu-avx2", 127)],
 )
 def test_reduce_range(reduce: bool | None, target: str, largest: int) -> None:
@@ -208,7 +216,10 @@ def test_the_input_is_not_touched() -> None:
 
 
 def test_the_same_data_gives_the_same_bytes() -> None:
-    first, second = (graph.to_bytes(quantize(ZOO["depthwise_cnn"].build(), [ZOO["depthwise_cnn"].inputs()])[0]) for _ in "ab")
+    first, second = (
+        graph.to_bytes(quantize(ZOO["depthwise_cnn"].build(), [ZOO["depthwise_cnn"].inputs()])[0])
+        for _ in "ab"
+    )
     assert first == second
 
 
@@ -219,7 +230,13 @@ def test_conformance_of_the_defaults() -> None: ...
 @conformance(
     Static(plan="everything"),
     Static(plan="everything", granularity="per_tensor", observer="minmax"),
-    Static(plan="everything", activation="int8", symmetric_activations=True, bias_correction=False, observer="percentile"),
+    Static(
+        plan="everything",
+        activation="int8",
+        symmetric_activations=True,
+        bias_correction=False,
+        observer="percentile",
+    ),
     models=MODELS,
 )
 def test_conformance_of_other_options() -> None: ...

@@ -44,11 +44,15 @@ def random_net(rng: np.random.Generator) -> ir.Model:
         }[str(kind)]()
         values.append(made)
     made_values = values[1:] if len(net.inputs) == 1 else values[2:]
-    shown = [v for v in made_values if not v.uses()] + [v for v in made_values if v.uses() and rng.random() < 0.2]
+    shown = [v for v in made_values if not v.uses()] + [
+        v for v in made_values if v.uses() and rng.random() < 0.2
+    ]
     return net.model(**{f"out{i}": v for i, v in enumerate(shown)})
 
 
-def random_costs(units: list[Unit], rng: np.random.Generator) -> tuple[Target, Costs, dict[Unit, tuple[float, float]]]:
+def random_costs(
+    units: list[Unit], rng: np.random.Generator
+) -> tuple[Target, Costs, dict[Unit, tuple[float, float]]]:
     """Random kernel times for each unit, and random prices of conversions (for values of 512 elements)."""
     times = {u: (float(rng.uniform(0, 10)), float(rng.uniform(0, 10))) for u in units}
     prices = rng.uniform(0, 6, 4)
@@ -66,7 +70,11 @@ def random_costs(units: list[Unit], rng: np.random.Generator) -> tuple[Target, C
 
 
 def total(
-    units: list[Unit], integer: set[Unit], table: CostTable, times: dict[Unit, tuple[float, float]], outputs: set[ir.Value]
+    units: list[Unit],
+    integer: set[Unit],
+    table: CostTable,
+    times: dict[Unit, tuple[float, float]],
+    outputs: set[ir.Value],
 ) -> float:
     """What an assignment costs, from the definition."""
     cost = 0.0
@@ -82,7 +90,9 @@ def total(
     for unit in units:
         made[unit.output] = unit
         inside = {v for n in unit.nodes[:-1] for v in n.outputs}
-        for value in {v for n in unit.nodes for v in n.inputs if v is not None and not v.is_initializer()} - inside:
+        for value in {
+            v for n in unit.nodes for v in n.inputs if v is not None and not v.is_initializer()
+        } - inside:
             readers.setdefault(value, []).append(unit)
     for value in {*readers, *made}:
         source, users = made.get(value), readers.get(value, [])
@@ -125,7 +135,8 @@ def test_the_random_nets_are_not_trivial() -> None:
         possible = sum(u.rule is not None for u in units)
         if possible > 2:
             shares.append(len(plan(units, target, costs=costs).integer) / possible)
-    assert len(shares) > 40 and sum(0 < s < 1 for s in shares) > len(shares) / 3
+    assert len(shares) > 40
+    assert sum(0 < s < 1 for s in shares) > len(shares) / 3
 
 
 def chain() -> ir.Model:
@@ -151,8 +162,15 @@ def costs_of(conv: tuple[float, float], convert: float) -> CostTable:
 
 
 @pytest.mark.parametrize(
-    "conv, convert, expected",
-    [((10, 5), 1, 3), ((10, 5), 100, 0), ((5, 10), 1, 0), ((10, 11), 0, 3), ((10, 8), 6.7, 3), ((10, 8), 6.8, 0)],
+    ("conv", "convert", "expected"),
+    [
+        ((10, 5), 1, 3),
+        ((10, 5), 100, 0),
+        ((5, 10), 1, 0),
+        ((10, 11), 0, 3),
+        ((10, 8), 6.7, 3),
+        ((10, 8), 6.8, 0),
+    ],
 )
 def test_conversions_are_weighed_against_what_kernels_save(
     conv: tuple[float, float], convert: float, expected: int
@@ -195,7 +213,7 @@ def test_units_take_in_what_their_kernel_absorbs() -> None:
     assert (first.macs, second.macs) == (64 * 8 * 4 * 9, 64 * 8 * 8 * 9)
 
 
-# -- what the caller says --------------------------------------------------------------------------------------
+# -- what the caller says --------------------------------------------------------------------------------
 
 
 def named_chain() -> ir.Model:
@@ -210,7 +228,7 @@ def integers(model: ir.Model) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    "patterns, expected",
+    ("patterns", "expected"),
     [
         (("block/1/conv",), [True, False, True]),
         (("block/*/conv",), None),
@@ -242,7 +260,7 @@ def test_the_contracts_wishes_are_kept_with_their_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    ("options", "told"),
     [
         ({"keep_float": ("blok/1/conv",)}, "keep_float"),
         ({"operators": ("Convolution",)}, "Convolution"),

@@ -41,8 +41,10 @@ def test_code_ranges_are_those_of_the_integer_types() -> None:
 def test_zero_is_exact_and_the_range_is_covered(a: float, b: float, qtype: QType) -> None:
     low, high = min(a, b), max(a, b)
     params = params_of_range(low, high, qtype)
-    assert params.scale.dtype == np.float32 and params.zero_point.dtype == qtype.dtype
-    assert np.isfinite(params.scale) and params.scale >= TINY
+    assert params.scale.dtype == np.float32
+    assert params.zero_point.dtype == qtype.dtype
+    assert np.isfinite(params.scale)
+    assert params.scale >= TINY
     assert qtype.qmin <= int(params.zero_point) <= qtype.qmax
     assert params.dequantize(params.quantize(np.zeros(1)))[0] == 0.0
     if qtype.symmetric:
@@ -50,7 +52,8 @@ def test_zero_is_exact_and_the_range_is_covered(a: float, b: float, qtype: QType
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low > 1e3 * TINY * 256:
         slack = float(params.scale) * 0.5001
-        assert params.low - slack <= low and high <= params.high + slack
+        assert params.low - slack <= low
+        assert high <= params.high + slack
         # Not wider than asked for either: the codes are not wasted.
         width = 2 * max(-low, high) if qtype.symmetric else high - low
         steps = 2 * (qtype.qmax - qtype.middle) if qtype.symmetric else qtype.qmax - qtype.qmin
@@ -72,10 +75,13 @@ def test_codes_are_the_nearest_ones(a: float, b: float, qtype: QType, shares: li
 
 
 @pytest.mark.parametrize("qtype", TYPES, ids=str)
-@pytest.mark.parametrize("low, high", [(0, 0), (-3, -1), (2, 5), (7, 7), (-1e-45, 1e-45), (0, 1e-40), (-3e38, 3e38)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 0), (-3, -1), (2, 5), (7, 7), (-1e-45, 1e-45), (0, 1e-40), (-3e38, 3e38)]
+)
 def test_degenerate_ranges(qtype: QType, low: float, high: float) -> None:
     params = params_of_range(low, high, qtype)
-    assert np.isfinite(params.scale) and params.scale > 0
+    assert np.isfinite(params.scale)
+    assert params.scale > 0
     for x in (low, high, 0.0):
         back = float(params.dequantize(params.quantize(np.array([x])))[0])
         assert abs(back - x) <= float(params.scale) * 0.5001
@@ -110,7 +116,8 @@ def test_per_channel_is_each_channel_alone(seed: int, qtype: QType, axis: int) -
     for i in range(weight.shape[axis]):
         channel = np.take(weight, i, axis)
         alone = weight_params(channel, qtype, None)
-        assert whole.scale[i] == alone.scale and whole.zero_point[i] == alone.zero_point
+        assert whole.scale[i] == alone.scale
+        assert whole.zero_point[i] == alone.zero_point
         np.testing.assert_array_equal(np.take(whole.quantize(weight), i, axis), alone.quantize(channel))
     np.testing.assert_allclose(
         np.take(whole.dequantize(whole.quantize(weight)), 0, axis), np.take(weight, 0, axis), atol=0
