@@ -40,12 +40,14 @@ class Statistics:
         histogram: of a strided sample; its `low` and `high` are exact over all data.
         mean_sum, mean_count: sum and number of sampled elements per channel, along `axis`.
         axis: channel axis of the means; None if they were not asked for.
+        finite: whether all values were; batches with infinite ones (masks) are not in the histogram.
     """
 
     axis: int | None = None
     histogram: Histogram = field(default_factory=Histogram)
     mean_sum: Array | None = None
     mean_count: int = 0
+    finite: bool = True
 
     @property
     def mean(self) -> Array | None:
@@ -54,6 +56,7 @@ class Statistics:
 
     def merge(self, other: Statistics) -> None:
         """Take in statistics of the same value over other data."""
+        self.finite &= other.finite
         self.histogram.merge(other.histogram)
         if other.mean_sum is not None:
             self.mean_sum = other.mean_sum + (0 if self.mean_sum is None else self.mean_sum)
@@ -61,6 +64,9 @@ class Statistics:
 
     def add(self, sample: Array, low: float, high: float) -> None:
         """Count one batch's sample, with the exact extremes of the batch."""
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self.finite = False
+            return
         self.histogram.add(sample, low, high)
         if self.axis is not None and sample.ndim > self.axis:
             axes = tuple(a for a in range(sample.ndim) if a != self.axis % sample.ndim)
@@ -85,7 +91,7 @@ def collect(
         data: calibration data.
 
     Raises:
-        InputError: a name is unknown, or a value became NaN or infinite (named, with the batch).
+        InputError: a name is unknown, or a value became NaN (named, with the batch).
     """
     if not wanted:
         return {}
@@ -101,10 +107,10 @@ def collect(
                     sample = results[place[tap.sample]]
                     low = results[place[tap.low]].min() if tap.low else sample.min(initial=math.inf)
                     high = results[place[tap.high]].max() if tap.high else sample.max(initial=-math.inf)
-                    if not (np.isfinite(low) and np.isfinite(high)):
+                    if np.isnan(low) or np.isnan(high):
                         raise InputError(
-                            f"value {name!r} becomes NaN or infinite on calibration batch {number}",
-                            hint="the model overflows on this input; check the data's preprocessing",
+                            f"value {name!r} becomes NaN on calibration batch {number}",
+                            hint="the model fails on this input; check the data's preprocessing",
                         )
                     found[name].add(sample, float(low), float(high))
             task.advance(batch.size)

@@ -33,8 +33,17 @@ class Fuse(Pass, name="fuse.inference"):
     identities: Annotated[bool, Doc("remove needless operators, join transposes, merge equal nodes")] = True
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
-        from attar_fuse import activations, algebra, batchnorm, constants, identities, norms, pads
-        from attar_fuse import pooling, standalone
+        from attar_fuse import (
+            activations,
+            algebra,
+            batchnorm,
+            constants,
+            identities,
+            norms,
+            pads,
+            pooling,
+            standalone,
+        )
 
         tables: list[Mapping[str, Iterable[Rule]]] = []
         if self.identities:

@@ -2,8 +2,8 @@
 
     y = scale x + shift  per channel  =  Conv(x, W = scale, b = shift, group = C)
 
-Runtimes run that in their blocked layouts and on integer kernels, which BatchNormalization keeps them from (networks
-that normalise before the activation, ResNet v2 and DenseNet, are full of it).
+Runtimes run that in their blocked layouts and on integer kernels, which BatchNormalization keeps them from
+(networks that normalise before the activation, ResNet v2 and DenseNet, are full of it).
 """
 
 from __future__ import annotations

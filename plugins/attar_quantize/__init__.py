@@ -1,8 +1,8 @@
 """Quantization: int8 models that run on integer kernels.
 
-    from attar_quantize import Static
+from attar_quantize import Static
 
-    attar.compress(model, [Static()], calibration=loader)
+attar.compress(model, [Static()], calibration=loader)
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -25,8 +25,8 @@ def bias_codes(bias: Array, weight_scale: Array, input_scale: Array) -> tuple[Ar
 def weight_scales_for_bias(scale: Array, bias: Array | None, input_scale: Array) -> Array:
     """Weight scales raised where the bias would not fit into 32 bits beside them.
 
-    |b| <= (2^31 - 1) s_x s_w needs s_w >= |b| / (s_x (2^31 - 1)); a margin of 2 leaves room for the products. It happens
-    where a channel's weights are all (nearly) zero and only its bias speaks.
+    |b| <= (2^31 - 1) s_x s_w needs s_w >= |b| / (s_x (2^31 - 1)); a margin of 2 leaves room for the
+    products. It happens where a channel's weights are all (nearly) zero and only its bias speaks.
     """
     if bias is None:
         return scale
@@ -40,8 +40,8 @@ def weight_scales_for_bias(scale: Array, bias: Array | None, input_scale: Array)
 def correction(node: ir.Node, error: Array, mean: Array) -> Array:
     """What weight rounding adds to the output's mean, per output channel: E[(W' - W) x] = (W' - W) E[x].
 
-    Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.2, with E[x]
-    measured instead of derived. Borders, where padding lowers the mean of x, are not modelled.
+    Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section
+    4.2, with E[x] measured instead of derived. Borders, where padding lowers the mean of x, are not modelled.
 
     Args:
         error: W' - W in the weight's own layout.

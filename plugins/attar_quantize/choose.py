@@ -71,7 +71,9 @@ class Correspondence:
         """The same plan of the copy."""
         units = {u: self._unit(u) for u in plan.units}
         return Plan(
-            list(units.values()), {units[u] for u in plan.integer}, {units[u]: why for u, why in plan.reasons.items()}
+            list(units.values()),
+            {units[u] for u in plan.integer},
+            {units[u]: why for u, why in plan.reasons.items()},
         )
 
     def _unit(self, unit: Unit) -> Unit:

@@ -38,10 +38,10 @@ def percentile(histogram: Histogram, levels: int, share: float = 0.9999) -> tupl
 def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
     """The range of least mean squared error: rounding within against clipping without.
 
-    Rounding costs s^2 / 12 for each value inside [low, high], with s = (high - low) / (levels - 1) (Widrow), clipping the
-    squared distance to the nearer end. Both are sums over the histogram, so that a candidate costs one vector product;
-    the two ends are searched in turn over shares of the extremes. The exact extremes, which the sample may have missed,
-    count as one value each.
+    Rounding costs s^2 / 12 for each value inside [low, high], with s = (high - low) / (levels - 1)
+    (Widrow), clipping the squared distance to the nearer end. Both are sums over the histogram, so that a
+    candidate costs one vector product; the two ends are searched in turn over shares of the extremes. The
+    exact extremes, which the sample may have missed, count as one value each.
     """
     low, high = minmax(histogram, levels)
     if histogram.width == 0.0 or high == low:

@@ -1,15 +1,17 @@
 """The planner: which units become integer kernels so that the whole network is quickest.
 
-Every unit is integer or float; each has a cost in both, and each value that crosses from one side to the other costs a
-conversion, once, however many read it. The cheapest assignment is a minimum cut (Greig, Porteous, Seheult 1989; the
-conversions are the "one for all" terms of Kohli, Kumar, Torr 2009), so it is found exactly and in polynomial time.
-Costs are microseconds, from the target's measured table or measured on this very model.
+Every unit is integer or float; each has a cost in both, and each value that crosses from one side to the
+other costs a conversion, once, however many read it. The cheapest assignment is a minimum cut (Greig,
+Porteous, Seheult 1989; the conversions are the "one for all" terms of Kohli, Kumar, Torr 2009), so it is
+found exactly and in polynomial time. Costs are microseconds, from the target's measured table or
+measured on this very model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -19,7 +21,8 @@ from attar.targets import Target
 from attar_quantize.units import Plan, Shapes, Unit, is_outside, shape_of, size_of
 
 _NEVER = 1e15
-# An integer weight is a quarter of the file; a compute unit may cost this much more than float and still be wanted.
+# An integer weight is a quarter of the file; a compute unit may cost this much more than float and still be
+# wanted.
 _COMPUTE_BONUS = 1.25
 
 
@@ -63,20 +66,20 @@ def plan(
     costs: Costs | None = None,
     shapes: Shapes | None = None,
     everything: bool = False,
-    keep_float: Callable[[Unit], str] = lambda unit: "",
+    kept: Mapping[Unit, str] = MappingProxyType({}),
 ) -> Plan:
     """Choose the integer units.
 
     Args:
         shapes: value name -> shape in a typical run.
         everything: quantize every unit that can be, whatever it costs.
-        keep_float: gives a reason for units that must stay in float, else an empty string.
+        kept: units that must stay in float, with the reason.
     """
     costs = costs or Costs(target.costs)
     possible: list[Unit] = []
     result = Plan(units)
     for unit in units:
-        reason = unit.why or keep_float(unit)
+        reason = unit.why or kept.get(unit, "")
         if unit.rule is not None and not reason:
             possible.append(unit)
         else:
@@ -165,7 +168,8 @@ def _reads(unit: Unit) -> list[ir.Value]:
 def _conversion(
     value: ir.Value, source: Unit | None, users: list[Unit], costs: Costs, shapes: Shapes
 ) -> tuple[float, float]:
-    """Microseconds to quantize and to dequantize a value, the change of layout included where convolutions meet it."""
+    """Microseconds to quantize and to dequantize a value, the change of layout included where convolutions
+    meet it."""
     elements = size_of(value, shapes)
     quantize = costs.table.estimate("quantize", "int8", elements=elements) or 1e-4 * elements
     dequantize = costs.table.estimate("dequantize", "int8", elements=elements) or 1e-4 * elements

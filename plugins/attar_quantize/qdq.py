@@ -1,8 +1,8 @@
 """Writing a plan into the graph as QuantizeLinear / DequantizeLinear pairs with integer weights.
 
-The result is standard ONNX: any tool reads it, and ONNX Runtime fuses each pattern into one integer kernel. Zero points
-of 8-bit values are always written, typed: a missing one is read wrongly by ONNX Runtime behind reshapes (its issue 27845).
-Biases, which nothing reshapes, go without.
+The result is standard ONNX: any tool reads it, and ONNX Runtime fuses each pattern into one integer kernel.
+Zero points of 8-bit values are always written, typed: a missing one is read wrongly by ONNX Runtime behind
+reshapes (its issue 27845). Biases, which nothing reshapes, go without.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from attar_quantize.units import Plan, Unit
 
 
 class Writer:
-    """Rewrites one graph. `activations` and `weights` give the parameters of the values that become integers."""
+    """Rewrites one graph. `activations` and `weights` give the parameters of the values that become
+    integers."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Writer:
                 if value in self._params and needs_codes(value, unit, self._plan):
                     self._requantize(unit, value)
 
-    # -- activations ---------------------------------------------------------------------------------------------
+    # -- activations -----------------------------------------------------------------------------------
 
     def _pair(self, value: ir.Value) -> ir.Value:
         """Q and DQ behind a value that is made in float (or a constant); returns the dequantized value."""
@@ -69,14 +70,14 @@ class Writer:
         array = graph.const_array(value)
         if array is not None:
             codes = self._constant(f"{value.name}_quantized", params.quantize(array))
-            node = self._dequantize(codes, *self._constants(value.name or "value", params), f"{value.name}_dequantized")
+            node = self._dequantize(
+                codes, *self._constants(value.name or "value", params), f"{value.name}_dequantized"
+            )
             self._place(value, [node])
             self._dequantized[value] = node.outputs[0]
             return node.outputs[0]
         scale, zero = self._constants(value.name or "value", params)
-        quantize = ir.node(
-            "QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}/quantize")
-        )
+        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}/quantize"))
         self._describe(quantize.outputs[0], f"{value.name}_quantized", _ir_type(params), value.shape)
         dequantize = self._dequantize(quantize.outputs[0], scale, zero, f"{value.name}_dequantized")
         self._place(value, [quantize, dequantize])
@@ -107,7 +108,7 @@ class Writer:
             self._graph.remove(last, safe=True)
             unit.nodes.remove(last)
 
-    # -- weights -------------------------------------------------------------------------------------------------
+    # -- weights ---------------------------------------------------------------------------------------
 
     def _write_weights(self, unit: Unit) -> None:
         weight = unit.weight
@@ -147,7 +148,7 @@ class Writer:
             if unit.bias is not None:
                 new = self._constant(f"{unit.bias.name}_corrected", bias.astype(np.float32))
                 add = unit.nodes[1]
-                add.replace_input_with([i for i, v in enumerate(add.inputs) if v is unit.bias][0], new)
+                add.replace_input_with(next(i for i, v in enumerate(add.inputs) if v is unit.bias), new)
             return
         name = (own.name if own is not None else None) or f"{unit.output.name}_bias"
         stored, scale = bias_codes(bias, params.scale, self._params[source].scale)
@@ -161,7 +162,7 @@ class Writer:
             main.resize_inputs(3)
         main.replace_input_with(2, node.outputs[0])
 
-    # -- small parts ---------------------------------------------------------------------------------------------
+    # -- small parts -----------------------------------------------------------------------------------
 
     def _constant(self, name: str, array: Array) -> ir.Value:
         return graph.add_initializer(self._graph, name, array, self._taken)
@@ -207,7 +208,8 @@ class Writer:
 
 
 def _vanishes(node: ir.Node, params: QParams) -> bool:
-    """Whether saturation does what a Relu or Clip does: the codes reach exactly from 0 to at most its upper bound."""
+    """Whether saturation does what a Relu or Clip does: the codes reach exactly from 0 to at most its upper
+    bound."""
     if params.low != 0.0:
         return False
     if node.op_type == "Relu":

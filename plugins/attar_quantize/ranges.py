@@ -14,8 +14,8 @@ from attar_quantize.observers import Observer
 from attar_quantize.scheme import QParams, QType, params_of_range
 from attar_quantize.units import Plan, Unit
 
-# Inputs of a Concat share one scale when none of them loses more than this factor of its resolution: the integers are
-# then copied instead of rescaled.
+# Inputs of a Concat share one scale when none of them loses more than this factor of its resolution: the
+# integers are then copied instead of rescaled.
 _SHARED_CONCAT = 1.2
 
 
@@ -33,7 +33,8 @@ class Values:
 
 
 def quantized_values(plan: Plan) -> Values:
-    """Collect the values that pass through QuantizeLinear, joining what movers (MaxPool, Reshape...) must not rescale."""
+    """Collect the values that pass through QuantizeLinear, joining what movers (MaxPool, Reshape...) must
+    not rescale."""
     parent: dict[ir.Value, ir.Value] = {}
 
     def find(value: ir.Value) -> ir.Value:
@@ -62,8 +63,21 @@ def quantized_values(plan: Plan) -> Values:
     return Values(group_of, observed)
 
 
+def mean_axes(plan: Plan) -> dict[ir.Value, int]:
+    """Input -> channel axis, of the integer units whose biases can be corrected by the mean of their input.
+
+    A value that is read along different axes is left out: one mean cannot serve both.
+    """
+    axes: dict[ir.Value, set[int]] = {}
+    for unit in plan.integer:
+        if unit.weight is not None and (unit.main.op_type != "MatMul" or unit.bias is not None):
+            axes.setdefault(unit.inputs[0], set()).add(1 if unit.main.op_type == "Conv" else -1)
+    return {value: next(iter(found)) for value, found in axes.items() if len(found) == 1}
+
+
 def needs_codes(value: ir.Value, unit: Unit, plan: Plan) -> bool:
-    """Whether an integer unit's output must be written as integers: another one reads it, or the kernel cannot do else."""
+    """Whether an integer unit's output must be written as integers: another one reads it, or the kernel
+    cannot do else."""
     if unit.rule is not None and not unit.rule.float_output:
         return True
     readers = {user for user, _ in value.uses()}

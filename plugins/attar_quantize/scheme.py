@@ -2,8 +2,8 @@
 
     q = clip(round(x / s) + z, qmin, qmax)        x' = s (q - z)
 
-Rounding is half to even, as ONNX's QuantizeLinear has it; zero is always exactly representable, because padding,
-ReLU and masks put exact zeros into every network. `docs/quantization.md` derives s and z.
+Rounding is half to even, as ONNX's QuantizeLinear has it; zero is always exactly representable, because
+padding, ReLU and masks put exact zeros into every network. `docs/quantization.md` derives s and z.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def params_of_range(low: Any, high: Any, qtype: QType, axis: int | None = None) 
     Args:
         low, high: numbers, or arrays of one per channel along `axis`.
 
-    The zero point is rounded first and the scale is kept, so that zero is exact and the error of the range's ends is at
-    most half a step. A range of zero width gets scale 1: everything in it is zero.
+    The zero point is rounded first and the scale is kept, so that zero is exact and the error of the
+    range's ends is at most half a step. A range of zero width gets scale 1: everything in it is zero.
     """
     low = np.minimum(np.asarray(low, np.float64), 0.0)
     high = np.maximum(np.asarray(high, np.float64), 0.0)
@@ -116,8 +116,11 @@ def params_of_range(low: Any, high: Any, qtype: QType, axis: int | None = None) 
 
 
 def weight_params(weight: Array, qtype: QType, axis: int | None) -> QParams:
-    """Parameters of a weight from its extremes, per channel along `axis` or for the whole tensor (`axis` None)."""
+    """Parameters of a weight from its extremes, per channel along `axis` or for the whole tensor (`axis`
+    None)."""
     if axis is None:
         return params_of_range(weight.min(initial=0.0), weight.max(initial=0.0), qtype)
     others = tuple(a for a in range(weight.ndim) if a != axis)
-    return params_of_range(weight.min(axis=others, initial=0.0), weight.max(axis=others, initial=0.0), qtype, axis)
+    return params_of_range(
+        weight.min(axis=others, initial=0.0), weight.max(axis=others, initial=0.0), qtype, axis
+    )

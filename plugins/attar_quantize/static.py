@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -13,12 +14,13 @@ from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
 from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass
+from attar.statistics import Statistics
 from attar_quantize import planner
-from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.bias import weight_scales_for_bias
+from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
-from attar_quantize.ranges import activation_params, quantized_values
+from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
 from attar_quantize.scheme import Array, QParams, QType, weight_params
 from attar_quantize.units import Plan, Unit, find_units
 
@@ -26,8 +28,8 @@ from attar_quantize.units import Plan, Unit, find_units
 class Static(Pass, name="quantize.static"):
     """Quantize weights and activations to 8 bits with ranges from calibration data.
 
-    The planner reads the target: types, signs and the placement of Q/DQ follow from its integer kernels and their
-    measured costs. What would be slower on integers stays in float and is reported with the reason.
+    The planner reads the target: types, signs and the placement of Q/DQ follow from its integer kernels and
+    their measured costs. What would be slower on integers stays in float and is reported with the reason.
     """
 
     requires = ("fuse.inference",)
@@ -35,18 +37,26 @@ class Static(Pass, name="quantize.static"):
     plans = True
 
     activation: Annotated[
-        Literal["auto", "uint8", "int8"], Doc("element type of activations; auto: what the target runs fastest")
+        Literal["auto", "uint8", "int8"],
+        Doc("element type of activations; auto: what the target runs fastest"),
     ] = "auto"
-    weight: Annotated[Literal["auto", "int8", "uint8"], Doc("element type of weights; auto: the target's")] = "auto"
+    weight: Annotated[
+        Literal["auto", "int8", "uint8"], Doc("element type of weights; auto: the target's")
+    ] = "auto"
     symmetric_activations: Annotated[bool, Doc("zero point in the middle of the range")] = False
     symmetric_weights: Annotated[bool, Doc("zero point of weights at zero")] = True
     granularity: Annotated[
         Literal["per_channel", "per_tensor"], Doc("one weight scale an output channel, or one a tensor")
     ] = "per_channel"
     observer: Annotated[
-        str, Doc("how activation ranges are chosen: mse, minmax, percentile, a plugin's, or auto: what comes nearest")
+        str,
+        Doc(
+            "how activation ranges are chosen: mse, minmax, percentile, a plugin's; auto: what comes nearest"
+        ),
     ] = "auto"
-    bias_correction: Annotated[bool, Doc("take what rounding the weights adds to the mean out of the biases")] = True
+    bias_correction: Annotated[
+        bool, Doc("take what rounding the weights adds to the mean out of the biases")
+    ] = True
     reduce_range: Annotated[
         bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
     ] = None
@@ -54,68 +64,86 @@ class Static(Pass, name="quantize.static"):
         Literal["fastest", "everything"],
         Doc("fastest: integers where they pay on the target; everything: wherever a kernel exists"),
     ] = "fastest"
-    operators: Annotated[tuple[str, ...], Doc("operator types to quantize; empty: all that the target can")] = ()
-    keep_float: Annotated[tuple[str, ...], Doc("patterns of node or value names to leave in float (*, ?)")] = ()
+    operators: Annotated[
+        tuple[str, ...], Doc("operator types to quantize; empty: all that the target can")
+    ] = ()
+    keep_float: Annotated[
+        tuple[str, ...], Doc("patterns of node or value names to leave in float (*, ?)")
+    ] = ()
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
         shapes = ctx.shapes(model)
         units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
         self._check_names(units)
-        plan = planner.plan(
-            units,
-            ctx.target,
-            costs=planner.Costs(ctx.target.costs, ctx.measured),
-            shapes=shapes,
-            everything=self.plan == "everything" or ctx.probing,
-            keep_float=lambda unit: self._kept(unit, ctx),
-        )
-        compute = [u for u in units if u.main.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+        kept = {unit: reason for unit in units if (reason := self._kept(unit, ctx))}
+        while True:
+            plan = planner.plan(
+                units,
+                ctx.target,
+                costs=planner.Costs(ctx.target.costs, ctx.measured),
+                shapes=shapes,
+                everything=self.plan == "everything" or ctx.probing,
+                kept=kept,
+            )
+            compute = self._chosen(units, plan, ctx)
+            values = quantized_values(plan)
+            means = mean_axes(plan) if self.bias_correction else {}
+            wanted = {v.name or "": means.get(v) for v in (*values.observed, *means)}
+            statistics = ctx.statistics(model, wanted)
+            found = _endless(plan, statistics)
+            if not found:
+                break
+            kept |= found
+        self._write(model, plan, values, statistics, ctx)
         for unit in units:
             if unit not in plan.integer and unit.main.op_type in COMPUTE:
                 ctx.skip(unit.main, plan.reasons[unit], names=unit.names)
                 for node in unit.nodes:
                     node.metadata_props["attar.float"] = plan.reasons[unit]
-        if not any(u in plan.integer for u in compute):
-            reasons = [(u.main.name or "?", plan.reasons[u]) for u in compute[:20]]
-            raise Refused(
-                "no operator is worth quantizing" if compute else "the model has no operator to quantize",
-                nodes=reasons,
-            )
-        self._write(model, plan, ctx)
         done = sum(u in plan.integer for u in compute)
-        ctx.note(f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, {len(plan.integer)} operators in all")
+        ctx.note(
+            f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, "
+            f"{len(plan.integer)} operators in all"
+        )
 
-    # -- the steps -----------------------------------------------------------------------------------------------
+    # -- the steps ---------------------------------------------------------------------------------------
 
-    def _write(self, model: ir.Model, plan: Plan, ctx: Context) -> None:
-        values = quantized_values(plan)
-        axes: dict[str, int | None] = {v.name or "": None for v in values.observed}
-        corrected: dict[ir.Value, int] = {}
-        torn: set[ir.Value] = set()  # read along different axes: one mean cannot serve both
-        if self.bias_correction:
-            for unit in plan.integer:
-                if unit.weight is not None and (unit.main.op_type != "MatMul" or unit.bias is not None):
-                    axis = 1 if unit.main.op_type == "Conv" else -1
-                    if corrected.setdefault(unit.inputs[0], axis) == axis:
-                        axes[unit.inputs[0].name or ""] = axis
-                    else:
-                        torn.add(unit.inputs[0])
-        statistics = ctx.statistics(model, axes)
+    def _chosen(self, units: list[Unit], plan: Plan, ctx: Context) -> list[Unit]:
+        """The operators that quantization is about.
+
+        Raises:
+            Refused: none of them is worth it; all are listed.
+        """
+        compute = [u for u in units if u.main.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+        if any(u in plan.integer for u in compute):
+            return compute
+        for unit in units:
+            if unit.main.op_type in COMPUTE:
+                ctx.skip(unit.main, plan.reasons[unit], names=unit.names)
+        raise Refused(
+            "no operator is worth quantizing" if compute else "the model has no operator to quantize",
+            nodes=[(u.main.name or "?", plan.reasons[u]) for u in compute],
+        )
+
+    def _write(
+        self, model: ir.Model, plan: Plan, values: Values, statistics: Mapping[str, Statistics], ctx: Context
+    ) -> None:
         means: dict[ir.Value, Array] = {}
-        for value in corrected:
-            found = statistics.get(value.name or "")
-            if found is not None and found.mean is not None and value not in torn:
-                means[value] = found.mean
+        for value in mean_axes(plan) if self.bias_correction else ():
+            mean = statistics[value.name or ""].mean
+            if mean is not None:
+                means[value] = mean
         candidates = {
             name: activation_params(plan, values, statistics, observer, self._activation_type(ctx))
             for name, observer in self._observers(ctx).items()
         }
 
         def write(place: ir.Model, name: str) -> None:
-            # A copy is written through its own values, which bear the same names.
+            # A copy is written through its own values.
             same = Correspondence(model, place)
-            weights = self._weights(plan, candidates[name], ctx)
-            Writer(place, same.plan(plan), same.keys(candidates[name]), same.keys(weights), same.keys(means)).write()
+            weights = same.keys(self._weights(plan, candidates[name], ctx))
+            activations = same.keys(candidates[name])
+            Writer(place, same.plan(plan), activations, weights, same.keys(means)).write()
             graph.tidy(place)
 
         write(model, nearest(model, candidates, write, ctx))
@@ -138,7 +166,9 @@ class Static(Pass, name="quantize.static"):
             along = self.granularity == "per_channel" and len(axes[weight]) == 1
             axis = _channel_axis(unit) if along else None
             params = chosen.get(weight) or weight_params(array, self._weight_type(ctx), axis)
-            bias = unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
+            bias = (
+                unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
+            )
             scale = weight_scales_for_bias(
                 params.scale, graph.const_array(bias), activations[unit.inputs[0]].scale
             )
@@ -167,7 +197,8 @@ class Static(Pass, name="quantize.static"):
             return {name: known[name] for name in tried}
         if self.observer not in known:
             raise RecipeError(
-                f"{self.name}: unknown observer {self.observer!r}", hint=did_you_mean(self.observer, [*known, "auto"])
+                f"{self.name}: unknown observer {self.observer!r}",
+                hint=did_you_mean(self.observer, [*known, "auto"]),
             )
         return {self.observer: known[self.observer]}
 
@@ -197,11 +228,20 @@ class Static(Pass, name="quantize.static"):
                 )
 
 
+def _endless(plan: Plan, statistics: Mapping[str, Statistics]) -> dict[Unit, str]:
+    """Integer units that touch values without a finite range, such as masks of minus infinity."""
+    found = {}
+    for unit in plan.integer:
+        for value in (*unit.inputs, *unit.outputs):
+            seen = statistics.get(value.name or "")
+            if seen is not None and not seen.finite:
+                found[unit] = f"{value.name} is infinite on the calibration data"
+    return found
+
+
 def _channel_axis(unit: Unit) -> int:
     node = unit.main
     if node.op_type == "Conv":
         return 0
     trans = node.attributes.get("transB")
     return 0 if trans is not None and trans.value else 1
-
-

@@ -1,7 +1,7 @@
 """Units: the pieces that become one kernel together, and so are quantized or left in float together.
 
-A unit is an operator with what the target's kernel absorbs: the bias Add behind a MatMul, a Relu or Clip behind a
-Conv, Gemm, MatMul, Add or Mul.
+A unit is an operator with what the target's kernel absorbs: the bias Add behind a MatMul, a Relu or Clip
+behind a Conv, Gemm, MatMul, Add or Mul.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Unit:
     Attributes:
         nodes: the operator first, then what it absorbs, in order.
         rule: how it becomes an integer kernel; None: it cannot, and `why` says why.
-        inputs: the activations that must be quantized, constants that are quantized like activations included.
+        inputs: the activations that must be quantized, constants that are quantized like activations
+            included.
         bias: the constant that is added behind a MatMul, if that Add belongs to the unit.
         kind: class in the cost table.
         macs: multiply-accumulates of a typical run.
@@ -122,7 +123,8 @@ def find_units(
 
 
 def is_outside(value: ir.Value) -> bool:
-    """Whether something other than this graph's nodes needs the value under its name: an output or a subgraph."""
+    """Whether something other than this graph's nodes needs the value under its name: an output or a
+    subgraph."""
     if value.is_graph_output():
         return True
     owner = value.graph
@@ -167,7 +169,11 @@ def _problem(node: ir.Node, rule: IntegerOp) -> str:
             return "its C is not a bias vector"
     if node.op_type == "Gemm":
         attributes = {k: a.value for k, a in node.attributes.items()}
-        if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0):
+        if (
+            attributes.get("alpha", 1.0) != 1.0
+            or attributes.get("beta", 1.0) != 1.0
+            or attributes.get("transA", 0)
+        ):
             return "alpha, beta or transA is set"
     if node.op_type == "MatMul" and weight is not None and weight.ndim != 2:
         return f"its weight has {weight.ndim} dimensions, not 2"
@@ -189,6 +195,24 @@ def _problem(node: ir.Node, rule: IntegerOp) -> str:
     if any(array is not None and not np.isfinite(array).all() for array in constants):
         return "a constant input has NaN or infinite elements"
     return ""
+
+
+def _feeds_softmax(node: ir.Node) -> bool:
+    """Whether a Softmax reads the node's result, through other arithmetic and moves: attention scores,
+    masked or not."""
+    pending, seen = [node], {node}
+    while pending:
+        for value in pending.pop().outputs:
+            for user, _ in value.uses():
+                if user.op_type in ("Softmax", "LogSoftmax"):
+                    return True
+                if (
+                    user.op_type in ("Add", "Mul", "Reshape", "Transpose", "Where", "Unsqueeze", "Squeeze")
+                    and user not in seen
+                ):
+                    seen.add(user)
+                    pending.append(user)
+    return False
 
 
 def _gemm_columns(node: ir.Node, weight: Array | None) -> int:

@@ -192,7 +192,7 @@ def test_everything_ignores_costs_but_not_reasons() -> None:
     target = dataclasses.replace(VNNI, costs=costs_of((1, 1000), 1000))
     units = find_units(chain(), target)
     middle = [u for u in units if u.main.op_type == "Conv"][1]
-    found = plan(units, target, everything=True, keep_float=lambda u: "because" if u is middle else "")
+    found = plan(units, target, everything=True, kept={middle: "because"})
     assert [u in found.integer for u in units if u.main.op_type == "Conv"] == [True, False, True]
     assert found.reasons[middle] == "because"
 
