@@ -135,11 +135,12 @@ def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[
     previous = list(main.outputs)
     taps: dict[str, _Tap] = {}
     new_outputs: list[ir.Value] = []
+    taken = graph.taken_names(main)
 
     def tap(operator: str, value: ir.Value, *more: ir.Value, **attributes: Any) -> str:
         node = ir.node(operator, [value, *more], attributes=attributes)
         out = node.outputs[0]
-        out.name = graph.fresh_name(main, f"{value.name}/{operator}")
+        out.name = graph.fresh_name(main, f"{value.name}/{operator}", taken)
         out.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
         main.append(node)
         new_outputs.append(out)
@@ -161,7 +162,7 @@ def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[
         else:
             axis = rank - 2
             constants = [
-                graph.add_initializer(main, f"attar.{k}{v}", np.array([v], np.int64))
+                graph.add_initializer(main, f"attar.{k}{v}", np.array([v], np.int64), taken)
                 for k, v in (("start", 0), ("end", np.iinfo(np.int64).max), ("axis", axis), ("step", step))
             ]
             sample = tap("Slice", value, *constants)

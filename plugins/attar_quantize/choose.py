@@ -17,6 +17,7 @@ from attar_quantize.units import Plan, Unit
 T = TypeVar("T")
 # Ranges differ by much or not at all; so many samples tell.
 _SAMPLES = 16
+_SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose")
 
 
 def nearest(
@@ -33,12 +34,12 @@ def nearest(
     names = list(candidates)
     if len(names) == 1:
         return names[0]
-    before = ctx.runtime.open(model, threads=ctx.threads)
+    before = ctx.runtime.open(before_squashing(graph.clone(model)), threads=ctx.threads)
     scores: dict[str, float] = {}
     for name in names:
         copy = graph.clone(model)
         write(copy, name)
-        session = ctx.runtime.open(copy, threads=ctx.threads)
+        session = ctx.runtime.open(before_squashing(copy), threads=ctx.threads)
         batches = (
             piece for b in ctx.calibration.take(_SAMPLES) for piece in pieces(b.inputs, ctx.calibration.specs)
         )
@@ -47,6 +48,29 @@ def nearest(
     best = max(names, key=lambda n: (scores[n], -names.index(n)))
     ctx.note(f"observer {best}: " + ", ".join(f"{n} {scores[n]:.1f} dB" for n in names))
     return best
+
+
+def before_squashing(model: ir.Model) -> ir.Model:
+    """`model`, changed in place to give the logits where it gives probabilities.
+
+    Behind a Softmax or Sigmoid the samples that the network is sure of show no difference, and few are left
+    to choose by.
+    """
+    outputs = model.graph.outputs
+    for position, output in enumerate(outputs):
+        value: ir.Value | None = output
+        while value is not None and (node := value.producer()) is not None and node.op_type in _SHAPING:
+            value = node.inputs[0]
+        node = None if value is None else value.producer()
+        if node is None or node.op_type not in ("Softmax", "LogSoftmax", "Sigmoid"):
+            continue
+        source = node.inputs[0]
+        if source is not None and source.producer() is not None and not source.is_graph_output():
+            outputs[position] = source
+            name, output.name = output.name, f"{output.name}/squashed"
+            source.name = name
+    graph.tidy(model)
+    return model
 
 
 class Correspondence:

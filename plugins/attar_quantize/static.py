@@ -22,6 +22,7 @@ from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
 from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
 from attar_quantize.scheme import Array, QParams, QType, weight_params
+from attar_quantize.tails import behind_last_layer
 from attar_quantize.units import Plan, Unit, find_units
 
 
@@ -75,14 +76,16 @@ class Static(Pass, name="quantize.static"):
         shapes = ctx.shapes(model)
         units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
         self._check_names(units)
-        kept = {unit: reason for unit in units if (reason := self._kept(unit, ctx))}
+        everything = self.plan == "everything" or ctx.probing
+        kept = {} if everything else behind_last_layer(units)
+        kept |= {unit: reason for unit in units if (reason := self._kept(unit, ctx))}
         while True:
             plan = planner.plan(
                 units,
                 ctx.target,
                 costs=planner.Costs(ctx.target.costs, ctx.measured),
                 shapes=shapes,
-                everything=self.plan == "everything" or ctx.probing,
+                everything=everything,
                 kept=kept,
             )
             compute = self._chosen(units, plan, ctx)
