@@ -8,9 +8,8 @@ refused: the original comes back.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -19,46 +18,20 @@ from attar import graph
 from attar.context import Context, Measured
 from attar.errors import AttarError, InputError
 from attar.feeds import Feeds, pieces
+from attar.judge import Attempt, Judge
 from attar.kernels import explained, names_of, noted_reasons, times_by_name
 from attar.lowering import lower
 from attar.measure import differences, interleaved, snapshot
 from attar.passes import Pass
 from attar.progress import Silent
-from attar.report import Kernel, OutputDiff, Report, Speed, Step
+from attar.report import Kernel, OutputDiff, Report
 from attar.run import Result, run_recipe
 from attar.runtime import Session
 from attar.surroundings import environment
 
 # Samples that outputs are compared on: enough for a stable SQNR, few enough to be free.
 _COMPARED = 64
-# Without a metric: outputs noisier than the first are worth a repair (at 15 dB classifiers lose about half a
-# point), noisier than the second they are another model's.
-_WANTED_SQNR = 14.0
-_LEAST_SQNR = 8.0
 _SENSITIVITY_SAMPLES = 8
-
-
-@dataclass
-class Attempt:
-    """One run of the recipe with what was measured of it.
-
-    Attributes:
-        planned_from: the model that the last planning pass was given: what it calls float.
-    """
-
-    model: ir.Model
-    planned_from: ir.Model
-    runnable: ir.Model
-    steps: list[Step]
-    lowered: list[str]
-    session: Session
-    speed: Speed
-    outputs: list[OutputDiff]
-    metric: float | None
-    bytes: int
-    kernels: tuple[Kernel, ...]
-    faults: list[str] = field(default_factory=list)
-    measured: Measured | None = None
 
 
 class Contract:
@@ -68,15 +41,19 @@ class Contract:
         self, original: ir.Model, recipe: Sequence[Pass], ctx: Context, feeds: Feeds, max_drop: float
     ) -> None:
         self._original, self._recipe, self._ctx, self._feeds = original, tuple(recipe), ctx, feeds
-        self._max_drop = max_drop
         self._decisions: list[str] = []
         self._session = ctx.runtime.open(original, threads=ctx.threads)
         try:
             self._session.run(feeds)
         except InputError as error:
             raise InputError(f"the model does not run on its own input: {error.message}") from error
-        self._bytes = graph.saved_size(original)
-        self._metric = self._measure_metric(self._session)
+        self._judge = Judge(
+            original,
+            graph.saved_size(original),
+            ctx.evaluation,
+            self._measure_metric(self._session),
+            max_drop,
+        )
 
     def fulfil(self) -> Result:
         """Attempt, repair, decide.
@@ -85,20 +62,16 @@ class Contract:
             AttarError: whatever a pass raised that is not a refusal.
         """
         best = self._try(self._recipe)
-        if not self._acted(best):
+        if not self._judge.acted(best):
             return self._unchanged(best)
         plans = any(type(step).plans for step in self._recipe)
-        if plans and (self._faulty_speed(best) or self._regressions(best)):
+        if plans and (self._judge.faulty_speed(best) or self._regressions(best)):
             best = self._replan(best)
-        if self._doubtful(best):
+        if self._judge.doubtful(best):
             best = self._other_settings(best)
-        if self._doubtful(best):
+        if self._judge.doubtful(best):
             best = self._leave_sensitive(best)
-        return self._unchanged(best) if best.faults or not self._acted(best) else self._accepted(best)
-
-    def _acted(self, attempt: Attempt) -> bool:
-        """Whether the recipe came to more than notes on the model."""
-        return len({graph.fingerprint(m, annotations=False) for m in (self._original, attempt.model)}) == 2
+        return self._unchanged(best) if best.faults or not self._judge.acted(best) else self._accepted(best)
 
     # -- one attempt -------------------------------------------------------------------------------------
 
@@ -115,56 +88,8 @@ class Contract:
             bytes=graph.saved_size(runnable),
             kernels=session.kernels(),
         )  # fmt: skip
-        attempt.faults = self._faults(attempt)
+        attempt.faults = self._judge.faults(attempt)
         return attempt
-
-    def _faults(self, attempt: Attempt) -> list[str]:
-        faults = []
-        if self._faulty_speed(attempt):
-            speed = attempt.speed
-            faults.append(
-                f"slower: {speed.after_ms:.3g} ms, was {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)"
-            )
-        # A file may grow by what Q/DQ nodes take in a tiny network; weights never do.
-        if attempt.bytes > self._bytes * 1.02 + 4096:
-            faults.append(f"larger: {attempt.bytes} bytes against {self._bytes}")
-        if self._faulty_accuracy(attempt):
-            faults.append(self._accuracy_fault(attempt))
-        return faults
-
-    def _faulty_speed(self, attempt: Attempt) -> bool:
-        # The interval tells slower from noise; beyond 2 % the median speaks for itself.
-        return attempt.speed.ratio > 1.0 and (attempt.speed.low > 1.0 or attempt.speed.ratio > 1.02)
-
-    def _faulty_accuracy(self, attempt: Attempt) -> bool:
-        if self._ctx.evaluation is not None:
-            return self._drop(attempt) > self._max_drop + 1e-9  # 0.9 - 0.88 is more than 0.02 in binary
-        return self._nearness(attempt) < _LEAST_SQNR
-
-    def _doubtful(self, attempt: Attempt) -> bool:
-        """Whether the outputs are far enough from the original's to try something else."""
-        if self._ctx.evaluation is not None:
-            return self._faulty_accuracy(attempt)
-        return self._nearness(attempt) < _WANTED_SQNR
-
-    def _nearness(self, attempt: Attempt) -> float:
-        return min((d.sqnr_db for d in attempt.outputs), default=math.inf)
-
-    def _accuracy_fault(self, attempt: Attempt) -> str:
-        if self._ctx.evaluation is not None:
-            return (
-                f"{self._ctx.evaluation.name} goes from {self._metric:.4g} to {attempt.metric:.4g}, "
-                f"more than max_drop = {self._max_drop:g}"
-            )
-        worst = min(attempt.outputs, key=lambda d: d.sqnr_db)
-        return f"output {worst.name!r} has an SQNR of {worst.sqnr_db:.1f} dB, below {_LEAST_SQNR:g} dB"
-
-    def _drop(self, attempt: Attempt) -> float:
-        evaluation = self._ctx.evaluation
-        if evaluation is None or self._metric is None or attempt.metric is None:
-            return 0.0
-        drop = evaluation.drop(self._metric, attempt.metric)
-        return drop if math.isfinite(drop) else math.inf
 
     def _measure_metric(self, session: Session) -> float | None:
         evaluation = self._ctx.evaluation
@@ -193,7 +118,7 @@ class Contract:
     def _replan(self, attempt: Attempt) -> Attempt:
         self._ctx.measured = self._measured(attempt)
         again = self._attempt_or_none(self._recipe)
-        if again is None or self._worse(again, attempt):
+        if again is None or self._judge.worse(again, attempt):
             self._ctx.measured = None
             return attempt
         self._decisions.append(
@@ -215,44 +140,39 @@ class Contract:
             for other in step.alternatives():
                 recipe = (*self._recipe[:position], other, *self._recipe[position + 1 :])
                 again = self._attempt_or_none(recipe)
-                if again is None or self._worse(again, attempt):
+                if again is None or self._judge.worse(again, attempt):
                     continue
                 attempt = again
                 self._recipe = recipe
                 self._decisions.append(f"{step} became {other}: the outputs come nearer to the original")
-                if not self._doubtful(attempt):
+                if not self._judge.doubtful(attempt):
                     return attempt
         return attempt
 
     def _leave_sensitive(self, attempt: Attempt) -> Attempt:
         """Leave the most sensitive operators in float: doubling their number until the outputs are near
-        enough, then halving the last step twice, for a number that is not larger than it must be."""
+        enough, then halving the last step, for a number that is not much larger than it must be."""
         if not any(type(step).plans for step in self._recipe):
             return attempt
         ranked = self._sensitivity(attempt)
         kept: dict[str, str] = {}
-        too_few, count = 0, min(1, len(ranked))
-        for _ in range(2 + len(ranked).bit_length() + 2):
-            if not too_few < count <= len(ranked):
-                break
+        too_few, count, enough = 0, min(1, len(ranked)), False
+        while too_few < count:
             self._ctx.keep_float = {
                 name: f"too sensitive: quantized alone it leaves an SQNR of {sqnr:.1f} dB"
                 for name, sqnr in ranked[:count]
             }
             again = self._attempt_or_none(self._recipe)
-            if again is not None and not self._doubtful(again) and not self._worse(again, attempt):
+            if again is not None and not self._judge.worse(again, attempt):
                 attempt, kept = again, dict(self._ctx.keep_float)
+            if again is not None and not self._judge.doubtful(again):
                 if count - too_few <= max(1, count // 4):
                     break
-                count = (too_few + count) // 2
-                continue
-            if again is not None and not self._worse(again, attempt):
-                attempt, kept = again, dict(self._ctx.keep_float)
-            if kept and not self._doubtful(attempt):
-                break  # between too few and enough, and enough is at hand
-            if count == len(ranked):
+                count, enough = (too_few + count) // 2, True
+            elif enough:
                 break
-            too_few, count = count, min(2 * count, len(ranked))
+            else:
+                too_few, count = count, min(2 * count, len(ranked))
         self._ctx.keep_float = kept
         if kept:
             self._decisions.append(f"left the {len(kept)} most sensitive operators in float")
@@ -289,39 +209,24 @@ class Contract:
             self._decisions.append(f"a repair failed and was dropped: {error.message}")
             return None
 
-    def _worse(self, one: Attempt, other: Attempt) -> bool:
-        """Whether `one` is no improvement on `other`: fewer faults win, then accuracy if it is at fault, then
-        speed."""
-        if all(s.refused for s in one.steps if not s.implied):
-            return True
-        if len(one.faults) != len(other.faults):
-            return len(one.faults) > len(other.faults)
-        if self._doubtful(one) and self._doubtful(other):
-            if self._ctx.evaluation is not None:
-                return self._drop(one) >= self._drop(other)
-            return self._nearness(one) <= self._nearness(other)
-        if self._doubtful(one) != self._doubtful(other):
-            return self._doubtful(one)
-        return one.speed.ratio >= other.speed.ratio
-
     # -- the end -----------------------------------------------------------------------------------------
 
     def _accepted(self, attempt: Attempt) -> Result:
         speed = attempt.speed
-        smaller = attempt.bytes / max(1, self._bytes)
+        smaller = attempt.bytes / max(1, self._judge.bytes)
         faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
         headline = f"{faster}, {smaller:.0%} of the size"
         declined = [f"{s.name} declined: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
         if declined:
             headline = f"left in float ({'; '.join(declined)}); {headline}"
-        if attempt.metric is not None and self._metric is not None and self._ctx.evaluation is not None:
-            headline += f", {self._ctx.evaluation.name} {self._metric:.4g} -> {attempt.metric:.4g}"
+        if attempt.metric is not None and self._judge.metric is not None and self._ctx.evaluation is not None:
+            headline += f", {self._ctx.evaluation.name} {self._judge.metric:.4g} -> {attempt.metric:.4g}"
         report = self._report(attempt, "accepted", headline)
         return Result(attempt.model, report, attempt.runnable)
 
     def _unchanged(self, attempt: Attempt) -> Result:
         refused = [f"{s.name}: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
-        faults = attempt.faults if self._acted(attempt) else []
+        faults = attempt.faults if self._judge.acted(attempt) else []
         why = "; ".join(faults or refused) or "the recipe changes nothing in it"
         report = self._report(attempt, "unchanged", f"left as it was: {why}")
         report.decisions.append("no setting gave a result worth handing over; this is the original model")
@@ -342,7 +247,7 @@ class Contract:
             runtime=f"{ctx.runtime.name} {ctx.runtime.version()}",
             verdict=verdict,
             headline=headline,
-            before=snapshot(self._original, before, self._metric),
+            before=snapshot(self._original, before, self._judge.metric),
             after=snapshot(attempt.runnable, after, attempt.metric),
             steps=attempt.steps,
             speed=attempt.speed,

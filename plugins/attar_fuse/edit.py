@@ -48,6 +48,10 @@ class Edit:
         self._refused[id(node)] = (node, reason)
         return False
 
+    def refusal(self, node: ir.Node) -> str:
+        """Why `node` was left alone, as far as is known."""
+        return self._refused.get(id(node), (node, ""))[1]
+
     def tell(self) -> None:
         """Hand changes and refusals to the report."""
         for what, count in self._done.items():

@@ -31,7 +31,10 @@ def batchnorm_to_conv(node: ir.Node, edit: Edit) -> bool:
         return False
     weight = edit.constant(f"{node.name}_scale", scale.reshape(channels, 1, 1, 1))
     bias = edit.constant(f"{node.name}_shift", shift)
-    edit.replace(node, "Conv", [source, weight, bias], {"group": channels, "kernel_shape": [1, 1]})
+    reason = edit.refusal(node)
+    conv = edit.replace(node, "Conv", [source, weight, bias], {"group": channels, "kernel_shape": [1, 1]})
+    if reason:
+        edit.refuse(conv, f"BatchNormalization on its own: {reason}")
     return edit.did("BatchNormalization on its own turned into a depthwise Conv")
 
 

@@ -11,8 +11,8 @@ from attar_quantize.units import Unit
 def behind_last_layer(units: Sequence[Unit]) -> dict[Unit, str]:
     """Arithmetic that no layer with weights reads any more, with the reason to leave it in float.
 
-    Its rounding goes straight into the outputs: a mean over a plane, or the Add that puts a residual back onto an
-    image, gives more than 8 bits, and there is little of it to save.
+    Its rounding goes straight into the outputs: a mean over a plane, or the Add that puts a residual back
+    onto an image, gives more than 8 bits, and there is little of it to save.
 
     Args:
         units: in topological order.
