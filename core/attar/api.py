@@ -125,8 +125,10 @@ def save(model: ir.Model, path: str | Path) -> None:
     """Write a model as ONNX, in one step; large weights go to `<name>.data` beside it.
 
     Raises:
-        InputError: the folder does not exist or cannot be written.
+        InputError: it is no model of attar's, or the folder does not exist or cannot be written.
     """
+    if not isinstance(model, ir.Model):
+        raise InputError(f"cannot save {type(model).__name__}", hint="attar.load gives the model to save")
     graph.save(model, path)
 
 

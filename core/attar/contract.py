@@ -8,6 +8,7 @@ refused: the original comes back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -81,12 +82,14 @@ class Contract:
         runnable, lowered = lower(model, ctx.target)
         session = ctx.runtime.open(runnable, threads=ctx.threads)
         speed = interleaved(self._session, session, self._feeds, threads=ctx.threads)
+        metric, metric_error = self._metric_or_error(session)
         attempt = Attempt(
             model, planned_from, runnable, steps, lowered, session, speed,
             outputs=self._differences(session),
-            metric=self._measure_metric(session),
+            metric=metric,
             bytes=graph.saved_size(runnable),
             kernels=session.kernels(),
+            metric_error=metric_error,
         )  # fmt: skip
         attempt.faults = self._judge.faults(attempt)
         return attempt
@@ -94,6 +97,18 @@ class Contract:
     def _measure_metric(self, session: Session) -> float | None:
         evaluation = self._ctx.evaluation
         return None if evaluation is None else evaluation.run(session, progress=self._ctx.progress)
+
+    def _metric_or_error(self, session: Session) -> tuple[float | None, str]:
+        """The metric of a compressed model. On the original it was a number; if it is none here, that is a
+        fault of the compressed model, to be repaired or refused, and no reason to lose the run."""
+        try:
+            return self._measure_metric(session), ""
+        except AttarError as error:
+            message = error.message.splitlines()[0]
+            said = f"the metric could not be computed on a compressed model: {message}"
+            if said not in self._decisions:
+                self._decisions.append(said)
+            return math.nan, message
 
     def _differences(self, session: Session, samples: int = _COMPARED) -> list[OutputDiff]:
         data = self._ctx.data
@@ -217,7 +232,7 @@ class Contract:
         faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
         headline = f"{faster}, {smaller:.0%} of the size"
         declined = [f"{s.name} declined: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
-        if declined:
+        if declined and not any(k.kind == "integer" for k in attempt.kernels):
             headline = f"left in float ({'; '.join(declined)}); {headline}"
         if attempt.metric is not None and self._judge.metric is not None and self._ctx.evaluation is not None:
             headline += f", {self._ctx.evaluation.name} {self._judge.metric:.4g} -> {attempt.metric:.4g}"

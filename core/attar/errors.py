@@ -93,6 +93,18 @@ class BudgetMissed(AttarError):  # noqa: N818  it carries a result
         self.best = best
 
 
+def check_whole(name: str, value: Any, *, least: int = 0) -> None:
+    """Accept `value` as a whole number of at least `least`.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} must be a whole number, not {value!r:.60}")
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, not {value}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint that lists the names nearest to `word`, or all of them when none is near."""
     names = sorted(known)

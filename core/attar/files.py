@@ -47,7 +47,24 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
+def place(path: str | Path) -> Path:
+    """`path` as a place for a file.
+
+    Raises:
+        InputError: it is no path, or a folder.
+    """
+    try:
+        path = Path(path)
+        folder = path.is_dir()
+    except (TypeError, OSError) as error:  # no path at all; a name that is too long
+        reason = getattr(error, "strerror", None) or "a path is expected"
+        raise InputError(f"cannot write {path!s:.200}: {reason}") from error
+    if folder:
+        raise InputError(f"cannot write {path}: it is a folder")
+    return path
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`, which keeps its old content until all of it is on disk."""
-    with replacing(Path(path)) as part:
+    with replacing(place(path)) as part:
         part.write_bytes(data)

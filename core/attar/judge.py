@@ -25,6 +25,8 @@ class Attempt:
 
     Attributes:
         planned_from: the model that the last planning pass was given: what it calls float.
+        metric_error: why the metric could not be computed, though it could be on the original; `metric` is
+            then NaN.
     """
 
     model: ir.Model
@@ -40,6 +42,7 @@ class Attempt:
     kernels: tuple[Kernel, ...]
     faults: list[str] = field(default_factory=list)
     measured: Measured | None = None
+    metric_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Judge:
 
     def _faulty_accuracy(self, attempt: Attempt) -> bool:
         if self.evaluation is not None:
-            return self._drop(attempt) > self.max_drop + 1e-9  # 0.9 - 0.88 is more than 0.02 in binary
+            drop = self._drop(attempt)
+            return drop == math.inf or drop > self.max_drop + 1e-9  # 0.9 - 0.88 exceeds 0.02 in binary
         return self._nearness(attempt) < _LEAST_SQNR
 
     def doubtful(self, attempt: Attempt) -> bool:
@@ -92,6 +96,8 @@ class Judge:
         return min((d.sqnr_db for d in attempt.outputs), default=math.inf)
 
     def _accuracy_fault(self, attempt: Attempt) -> str:
+        if attempt.metric_error:
+            return f"its metric cannot be computed: {attempt.metric_error}"
         if self.evaluation is not None:
             return (
                 f"{self.evaluation.name} goes from {self.metric:.4g} to {attempt.metric:.4g}, "

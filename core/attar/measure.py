@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar import graph
-from attar.errors import InputError
+from attar.errors import InputError, check_whole
 from attar.progress import Progress, Silent
 from attar.report import Kernel, OutputDiff, Snapshot, Speed
 from attar.runtime import Session
@@ -32,7 +32,11 @@ def interleaved(
 
     Args:
         feeds: inputs of one run, batch included.
+
+    Raises:
+        InputError: `runs` is no positive whole number.
     """
+    check_whole("runs", runs, least=1)
     for session in (before, after):
         for _ in range(3):
             session.run(feeds)
@@ -59,11 +63,16 @@ def interleaved(
 
 
 def latency(session: Session, feeds: Feeds, *, runs: int = 30) -> float:
-    """Median milliseconds of one run, after warming up."""
+    """Median milliseconds of one run, after warming up.
+
+    Raises:
+        InputError: `runs` is no positive whole number.
+    """
+    check_whole("runs", runs, least=1)
     for _ in range(3):
         session.run(feeds)
     times = []
-    for _ in range(max(1, runs)):
+    for _ in range(runs):
         start = time.perf_counter()
         session.run(feeds)
         times.append((time.perf_counter() - start) * 1000)
@@ -91,6 +100,9 @@ class _Difference:
         if not before.size:
             return
         x, y = before.astype(np.float64), after.astype(np.float64)
+        # Where the original is infinite (masked scores) or NaN, the same says nothing; else it is all noise.
+        same = ~np.isfinite(x) & ((x == y) | (np.isnan(x) & np.isnan(y)))
+        x, y = (np.where(same, 0.0, a) for a in (x, y)) if same.any() else (x, y)
         self.noise += float(((x - y) ** 2).sum())
         self.signal += float((x**2).sum())
         self.largest = max(self.largest, float(np.abs(x - y).max()))
@@ -98,7 +110,7 @@ class _Difference:
         self.integer = not np.issubdtype(before.dtype, np.floating)
         if before.ndim >= 2 and before.shape[-1] >= 2 and not self.integer:
             self.rows += math.prod(before.shape[:-1])
-            self.same += int((x.argmax(-1) == y.argmax(-1)).sum())
+            self.same += int((before.argmax(-1) == after.argmax(-1)).sum())
 
     def result(self) -> OutputDiff:
         if not math.isfinite(self.noise):

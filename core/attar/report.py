@@ -191,11 +191,11 @@ class Report:
         """Write `.html`, `.json` or text, by the suffix. The file is replaced in one step.
 
         Raises:
-            InputError: the folder does not exist.
+            InputError: the place cannot be written.
         """
-        from attar.files import write_atomic
+        from attar.files import place, write_atomic
 
-        path = Path(path)
+        path = place(path)
         suffix = path.suffix.lower()
         text = {".html": self.to_html, ".htm": self.to_html, ".json": self.to_json}.get(
             suffix, self.__str__

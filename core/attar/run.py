@@ -13,7 +13,7 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context
 from attar.costs import CostTable
-from attar.errors import AttarError, InputError, Refused, VerifyError
+from attar.errors import AttarError, InputError, Refused, VerifyError, check_whole
 from attar.feeds import Feeds, one_sample, sample_feeds
 from attar.passes import Pass
 from attar.progress import Progress, Silent
@@ -233,14 +233,13 @@ def compress(
 
 
 def _check_numbers(*, max_drop: Any, threads: Any, seed: Any) -> None:
-    whole = {"threads": threads, "seed": seed}
-    for name, value in {**whole, "max_drop": 0 if max_drop is None else max_drop}.items():
-        kinds = (int,) if name in whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            kind = "a whole number" if name in whole else "a number"
-            raise InputError(f"{name} must be {kind}, not {value!r:.60}")
-        if not value >= 0:
-            raise InputError(f"{name} must be at least 0, not {value}")
+    check_whole("threads", threads)
+    check_whole("seed", seed)
+    drop = 0 if max_drop is None else max_drop
+    if isinstance(drop, bool) or not isinstance(drop, int | float):
+        raise InputError(f"max_drop must be a number, not {drop!r:.60}")
+    if not drop >= 0:
+        raise InputError(f"max_drop must be at least 0, not {drop}")
 
 
 def _feeds(specs: Sequence[TensorSpec], data: Any, example: Feeds | None) -> Feeds:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from attar.errors import InputError, did_you_mean
+from attar.errors import InputError, check_whole, did_you_mean
 from attar.report import Kernel
 from attar.specs import TensorSpec
 
@@ -120,6 +120,7 @@ class OnnxRuntime(Runtime):
         optimize: bool = True,
         profile: bool = False,
     ) -> OrtSession:
+        check_whole("threads", threads)
         return OrtSession(self, model, threads=threads, optimize=optimize, profile=profile)
 
 

@@ -123,8 +123,15 @@ class Static(Pass, name="quantize.static"):
         for unit in units:
             if unit.main.op_type in COMPUTE:
                 ctx.skip(unit.main, plan.reasons[unit], names=unit.names)
+        why, hint = "the model has no operator to quantize", None
+        if compute:
+            why = "no operator is worth quantizing"
+        if any(set(u.names) & set(ctx.keep_float) for u in compute):
+            why = "what is worth quantizing changes the outputs too much"
+            hint = "give evaluate=(data, metric): how much is too much depends on what the outputs are for"
         raise Refused(
-            "no operator is worth quantizing" if compute else "the model has no operator to quantize",
+            why,
+            hint=hint,
             nodes=[(u.main.name or "?", plan.reasons[u]) for u in compute],
         )
 

@@ -177,6 +177,9 @@ def _problem(node: ir.Node, rule: IntegerOp) -> str:
             return "alpha, beta or transA is set"
     if node.op_type == "MatMul" and weight is not None and weight.ndim != 2:
         return f"its weight has {weight.ndim} dimensions, not 2"
+    data = node.inputs[0]
+    if node.op_type == "MatMul" and data is not None and data.shape is not None and len(data.shape) < 2:
+        return "its input is a vector, for which there is no integer kernel"
     if weight is not None and rule.role == "compute" and not np.isfinite(weight).all():
         return "its weight has NaN or infinite elements"
     if node.op_type == "Resize":

@@ -96,13 +96,18 @@ class Data:
         return rows - rows % fixed if fixed else rows
 
     def take(self, samples: int) -> Data:
-        """The first `samples` samples (fewer if there are fewer), sharing the source.
+        """The first `samples` samples (fewer if there are fewer), sharing the source. A model that takes
+        batches of exactly so many gets one of them at least.
 
         Raises:
             InputError: `samples` is not positive.
         """
         limit = _positive(samples, "samples")
         assert limit is not None
+        fixed = self._batching.fixed if self._batching.splittable else None
+        return self._at_most(max(limit, fixed or 0))
+
+    def _at_most(self, limit: int) -> Data:
         taken = copy.copy(self)
         taken.notes = list(self.notes)
         taken._limit = limit if self._limit is None else min(limit, self._limit)
@@ -193,7 +198,7 @@ def as_data(
     limit, batch_size = _positive(limit, "limit"), _positive(batch_size, "batch_size")
     if isinstance(source, Data):
         if source.specs == specs and batch_size is None:
-            return source if limit is None else source.take(limit)
+            return source if limit is None else source._at_most(limit)
         again = Source(lambda: iter(source), repr(source), rows=source.count())
         return Data(again, specs, limit=limit, batch_size=batch_size)
     batching = batching_of(specs)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from typing import NoReturn
+
 from attar.cli.app import cli
 from attar.cli.compress import compress
 from attar.cli.demo import demo
@@ -23,4 +26,10 @@ for _command in (
 
 def main() -> None:
     """Entry point of the `attar` script."""
+    signal.signal(signal.SIGTERM, _terminated)
     cli(prog_name="attar")
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Unwind instead of dying on the spot, so that no temporary files stay behind."""
+    raise SystemExit(128 + number)

@@ -1,6 +1,7 @@
 """The root command: exit codes, error messages, JSON, and the options that every command shares.
 
-Exit codes: 0 fine, 1 an error, 2 wrong usage, 3 compression did not pay or was declined, 130 interrupted.
+Exit codes: 0 fine, 1 an error, 2 wrong usage, 3 compression did not pay or was declined, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -63,16 +64,17 @@ class Root(click.Group):
         try:
             return super().invoke(ctx)
         except AttarError as error:
+            _stop_if_interrupted(ctx, error)
             _tell(state_of(ctx), error)
             ctx.exit(EXIT_DECLINED if isinstance(error, Refused | BudgetMissed) else EXIT_ERROR)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
+        except KeyboardInterrupt as error:
+            _stop_if_interrupted(ctx, error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of our output went away; click ends quietly
+            _stop_if_interrupted(ctx, error)
             found = AttarError(
                 f"internal error: {type(error).__name__}: {error}",
                 hint="a defect of attar or of a plugin; run again with --traceback and report what it prints",
@@ -80,6 +82,16 @@ class Root(click.Group):
             found.__cause__ = error
             _tell(state_of(ctx), found)
             ctx.exit(EXIT_ERROR)
+
+
+def _stop_if_interrupted(ctx: click.Context, error: BaseException | None) -> None:
+    """End if this is Ctrl-C, or comes from it: extension modules that are interrupted while they load raise
+    an ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        error = error.__cause__ or error.__context__
 
 
 def state_of(ctx: click.Context | None = None) -> State:
@@ -194,7 +206,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 fine, 1 error, 2 wrong usage, 3 compression did not pay or was declined, "
-    "130 interrupted.",
+    "130 interrupted, 143 terminated.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show versions."

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from attar.errors import InputError
-from attar.files import replacing, write_atomic
+from attar.files import place, replacing, write_atomic
 from attar.graph.constants import borrow, byte_size, tensor_bytes
 from attar.graph.structure import clone
 
@@ -41,9 +41,7 @@ def save(model: ir.Model, path: str | Path, *, external_data: bool | None = None
     Raises:
         InputError: the place cannot be written, or the model is too large for one file.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
+    path = place(path)
     if external_data is None:
         external_data = byte_size(model) > SINGLE_FILE_LIMIT
     stale = _own_data_files(path)
