@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attar.adapters import Adapter, Loaded, type_path
-from attar.errors import AttarError, InputError
+from attar.adapters import Adapter, Exported, Loaded, type_path
+from attar.errors import AttarError, InputError, check_whole
 from attar_onnx.example import named_example
 
 
@@ -23,7 +23,7 @@ class OnnxAdapter(Adapter):
             return True
         return _is_proto(source) or _is_ir(source)
 
-    def load(self, source: Any, *, inputs: Any = None, **options: Any) -> Loaded:
+    def load(self, source: Any, *, inputs: Any = None, registry: Any = None, **options: Any) -> Loaded:
         """Read an ONNX model and bring it to normal form. `source` itself is not changed.
 
         Args:
@@ -55,17 +55,46 @@ class OnnxAdapter(Adapter):
         example = None if inputs is None else named_example(model, inputs)
         return Loaded(model, example=example, notes=tuple(notes))
 
-    def export(self, model: Any, **options: Any) -> Any:
+    def write(self, model: Any, *, registry: Any = None, **options: Any) -> Exported:
         """The model as an `onnx.ModelProto` with all weights inside.
 
+        Args:
+            model: the model.
+            registry: not needed.
+            options: `opset`, the opset to write (that of the model unless given).
+
         Raises:
-            InputError: it exceeds the 2 GB that a protobuf can hold.
+            InputError: it exceeds the 2 GB that a protobuf can hold, or cannot be said in that opset.
         """
         from attar import graph
+        from attar.runtime import OnnxRuntime
 
+        opset = options.pop("opset", None)
         if options:
-            raise InputError(f"the adapter 'onnx' has no option {sorted(options)[0]!r} for export")
-        return graph.to_proto(model)
+            raise InputError(
+                f"the adapter 'onnx' has no option {sorted(options)[0]!r} for writing",
+                hint="it has one: opset",
+            )
+        notes: list[str] = []
+        if opset is not None:
+            check_whole("opset", opset, least=1)
+            model = graph.clone(model)
+            notes = graph.to_opset(model, opset)
+            if model.opset_imports[""] != opset:
+                raise InputError(f"the model cannot be written in opset {opset}: {'; '.join(notes)}")
+        proto = graph.to_proto(model)
+
+        def run(feeds: Any) -> Any:
+            return OnnxRuntime().open(proto.SerializeToString()).run(feeds)
+
+        return Exported(proto, run, tuple(notes))
+
+    def save(self, exported: Exported, path: Path, **options: Any) -> tuple[Path, ...]:
+        """Write an `.onnx` file."""
+        from attar.files import write_atomic
+
+        write_atomic(path, exported.native.SerializeToString())
+        return (path,)
 
 
 def _read(source: Any) -> tuple[Any, str]:

@@ -22,7 +22,9 @@ class TorchAdapter(Adapter):
             return super().recognises(source)
         return _is_module(source) or _is_program(source)
 
-    def load(self, source: Any, *, inputs: Any = None, **options: Any) -> Loaded:
+    def load(
+        self, source: Any, *, inputs: Any = None, registry: Any = None, **options: Any
+    ) -> Loaded:
         """Read a PyTorch model. The source is run in eval mode and left exactly as it was; its weights are
         copied.
 

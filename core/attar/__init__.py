@@ -32,13 +32,13 @@ if TYPE_CHECKING:
         Profile,
         compare,
         evaluate,
-        export,
         load,
         profile,
         save,
     )
     from attar.calibration import ImagePreprocess
     from attar.context import Context
+    from attar.conversion.convert import Conversion, convert, export
     from attar.recipe import dump_recipe, load_recipe
     from attar.registry import Registry, default_registry
     from attar.report import Report
@@ -50,6 +50,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Comparison": "attar.api",
     "Context": "attar.context",
+    "Conversion": "attar.conversion.convert",
     "ImagePreprocess": "attar.calibration",
     "Profile": "attar.api",
     "Registry": "attar.registry",
@@ -57,10 +58,11 @@ _LAZY = {
     "Result": "attar.run",
     "compare": "attar.api",
     "compress": "attar.run",
+    "convert": "attar.conversion.convert",
     "default_registry": "attar.registry",
     "dump_recipe": "attar.recipe",
     "evaluate": "attar.api",
-    "export": "attar.api",
+    "export": "attar.conversion.convert",
     "load": "attar.api",
     "load_recipe": "attar.recipe",
     "profile": "attar.api",
@@ -68,9 +70,10 @@ _LAZY = {
 }
 
 __all__ = [
-    "AttarError", "BudgetMissed", "Choice", "Comparison", "Context", "ConversionError", "Doc",
+    "AttarError", "BudgetMissed", "Choice", "Comparison", "Context", "Conversion", "ConversionError",
+    "Doc",
     "ImagePreprocess", "InputError", "Pass", "PluginError", "Profile", "Range", "RecipeError", "Refused",
-    "Registry", "Report", "Result", "VerifyError", "compare", "compress", "default_registry",
+    "Registry", "Report", "Result", "VerifyError", "compare", "compress", "convert", "default_registry",
     "dump_recipe", "evaluate", "export", "hookimpl", "load", "load_recipe", "profile", "save",
 ]  # fmt: skip
 

@@ -28,12 +28,35 @@ class Loaded:
             model's order, for parity checks; None where the source is ONNX itself.
         example: named numpy inputs that the source accepts, where the caller gave some.
         notes: what a reader of the report should know (a fallback taken, an opset raised).
+        tolerance: largest difference between source and model, relative to the largest output, that passes.
+        tolerance_rms: alternatively, the root mean square of the difference over that of the output; for
+            sources that compute in integers and round ties otherwise.
     """
 
     model: ir.Model
     reference: Reference | None = None
     example: Mapping[str, np.ndarray[Any, Any]] | None = None
     notes: tuple[str, ...] = field(default=())
+    tolerance: float = 1e-3
+    tolerance_rms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What writing gave.
+
+    Attributes:
+        native: the framework's own object: a module, a Keras model, the bytes of a file, ...
+        run: runs `native` on named numpy inputs and returns its outputs in the model's order and layout.
+        notes: what a reader of the report should know.
+        tolerance: largest difference from the model in ONNX Runtime, relative to the largest magnitude of an
+            output, that counts as the same computation.
+    """
+
+    native: Any
+    run: Reference
+    notes: tuple[str, ...] = field(default=())
+    tolerance: float = 1e-3
 
 
 class Adapter:
@@ -49,22 +72,39 @@ class Adapter:
             return Path(source).suffix.lower() in self.suffixes
         return False
 
-    def load(self, source: Any, *, inputs: Any = None, **options: Any) -> Loaded:
+    def load(
+        self, source: Any, *, inputs: Any = None, registry: Registry | None = None, **options: Any
+    ) -> Loaded:
         """Read `source` into the IR.
+
+        Args:
+            registry: whose `attar_liftings` teach further operators; the default one unless given.
 
         Raises:
             InputError: the source is broken, or `inputs` do not fit it.
-            ConversionError: it uses operators that the IR cannot say.
+            ConversionError: it uses operators that the IR cannot say; all are listed.
         """
         raise ConversionError(f"the adapter {self.name!r} does not read models")
 
-    def export(self, model: ir.Model, **options: Any) -> Any:
-        """Write `model` as a native model of the framework.
+    def write(self, model: ir.Model, *, registry: Registry, **options: Any) -> Exported:
+        """Write `model`, which stays as it is, as a native model of the framework.
+
+        Args:
+            registry: whose `attar_lowerings` say how each operator is written.
 
         Raises:
-            ConversionError: the framework cannot say some of its operators; all are listed.
+            InputError: an option is unknown or has an impossible value.
+            ConversionError: the framework cannot say some of its operators exactly; all are listed.
         """
         raise ConversionError(f"the adapter {self.name!r} does not write models")
+
+    def save(self, exported: Exported, path: Path, **options: Any) -> tuple[Path, ...]:
+        """Put what `write` gave into files; the first of those returned is the one to load again.
+
+        Raises:
+            InputError: the place cannot be written, or the suffix is not one of the framework's.
+        """
+        raise ConversionError(f"the adapter {self.name!r} does not write files")
 
 
 def type_path(thing: Any) -> tuple[str, ...]:

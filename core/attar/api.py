@@ -1,4 +1,4 @@
-"""The top-level functions besides `compress`: load, save, export, evaluate, profile, compare."""
+"""The top-level functions besides `compress`: load, save, evaluate, profile, compare."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ from attar.specs import input_specs
 
 if TYPE_CHECKING:
     from attar.adapters import Reference
-
-# Beyond this relative difference from its own framework a loaded model is wrong, not merely rounded
-# otherwise.
-_PARITY = 1e-3
+    from attar.conversion.parity import Parity
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class Source:
     framework: str
     example: Mapping[str, np.ndarray[Any, Any]] | None = None
     notes: list[str] = field(default_factory=list)
+    reference: Reference | None = None
+    parity: Parity | None = None
 
 
 def load(
@@ -79,46 +78,39 @@ def load_source(
     """`load`, with name, framework, example and notes."""
     registry = registry or default_registry()
     adapter = find_adapter(source, registry)
-    loaded = adapter.load(source, inputs=inputs, **options)
-    notes = list(loaded.notes)
+    loaded = adapter.load(source, inputs=inputs, registry=registry, **options)
+    notes, found = list(loaded.notes), None
     if verify and loaded.reference is not None and loaded.example is not None:
-        difference = parity(loaded)
-        notes.append(
-            f"matches {adapter.name} within {difference:.1e} (largest difference over largest output)"
-        )
-        if not difference <= _PARITY:
+        found = parity(loaded, adapter.name)
+        notes.append(f"matches {adapter.name}: {found}")
+        # Beyond the tolerance a loaded model is wrong, not merely rounded otherwise.
+        if not (found.relative <= loaded.tolerance or found.rms <= loaded.tolerance_rms):
             raise VerifyError(
-                f"the loaded model differs from its {adapter.name} source by {difference:.2g} "
+                f"the loaded model differs from its {adapter.name} source by {found.relative:.2g} "
                 "of the largest output",
                 hint="load(..., verify=False) gives it all the same",
             )
     origin = graph.provenance(source) if isinstance(source, ir.Model) else {}
     framework = origin.get("framework", adapter.name)
     graph.set_provenance(loaded.model, **{**origin, "framework": framework})
-    return Source(loaded.model, _name_of(source, loaded.model), framework, loaded.example, notes)
+    name = _name_of(source, loaded.model)
+    return Source(loaded.model, name, framework, loaded.example, notes, loaded.reference, found)
 
 
-def parity(loaded: Loaded) -> float:
-    """Largest difference between a source and its loaded form, over the largest magnitude of each output."""
-    reference: Reference | None = loaded.reference
-    if reference is None or loaded.example is None:
+def parity(loaded: Loaded, who: str = "source") -> Parity:
+    """How a loaded model differs from its source, both run on the example.
+
+    Raises:
+        InputError: the source cannot be run, or there is no example.
+        VerifyError: number or shapes of the outputs differ.
+    """
+    from attar.conversion.parity import compare_outputs
+
+    if loaded.reference is None or loaded.example is None:
         raise InputError("this source cannot be run in its own framework")
-    wanted = reference(loaded.example)
+    wanted = loaded.reference(loaded.example)
     session = OnnxRuntime().open(loaded.model)
-    worst = 0.0
-    for name, theirs, ours in zip(session.outputs, wanted, session.run(loaded.example), strict=True):
-        if theirs.shape != ours.shape:
-            raise VerifyError(
-                f"output {name!r} has shape {list(ours.shape)}, the source gives {list(theirs.shape)}"
-            )
-        if theirs.size:
-            a, b = theirs.astype(np.float64), ours.astype(np.float64)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))  # masks of -inf stay -inf
-            gap = np.where(same, 0.0, np.abs(np.where(same, 0.0, a) - np.where(same, 0.0, b)))
-            gap[np.isnan(gap)] = np.inf  # a NaN on one side only; max() would pass over it
-            reach = np.abs(a[np.isfinite(a)]).max(initial=0.0)
-            worst = max(worst, float(gap.max()) / max(float(reach), 1e-12))
-    return worst
+    return compare_outputs(session.outputs, wanted, session.run(loaded.example), f"the {who} model in ONNX")
 
 
 def save(model: ir.Model, path: str | Path) -> None:
@@ -130,16 +122,6 @@ def save(model: ir.Model, path: str | Path) -> None:
     if not isinstance(model, ir.Model):
         raise InputError(f"cannot save {type(model).__name__}", hint="attar.load gives the model to save")
     graph.save(model, path)
-
-
-def export(model: ir.Model, framework: str, *, registry: Registry | None = None, **options: Any) -> Any:
-    """Write a model as a native one of `framework`.
-
-    Raises:
-        InputError: no adapter of that name.
-        ConversionError: the adapter cannot write, or the framework cannot say some operators; all are listed.
-    """
-    return (registry or default_registry()).get_adapter(framework).export(model, **options)
 
 
 def evaluate(

@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Edit, at, dims, float_of, is_float
+from attar.rewrite.edit import Edit, at, dims, float_of, is_float
 
 INFINITY = float("inf")
 CLOSE = 1e-3

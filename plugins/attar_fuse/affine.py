@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Array, at, dims, float_of, int_of, is_float
+from attar.rewrite.edit import Array, at, dims, float_of, int_of, is_float
 
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from attar.graph import const_array
+from attar.rewrite.edit import Array, Edit, at, dims, int_of, ints_of, string_of
 from attar_fuse.affine import ARITHMETIC, Affine, affine_of, cast_back, data_index
-from attar_fuse.edit import Array, Edit, at, dims, int_of, ints_of, string_of
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OVERFLOW = "the folded weights would overflow"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Edit, at, dims, int_of, ints_of, is_float, same_shape, string_of
+from attar.rewrite.edit import Edit, at, dims, int_of, ints_of, is_float, same_shape, string_of
 
 
 def _needless(node: ir.Node, edit: Edit) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Edit, at, dims, int_of, ints_of, is_float
+from attar.rewrite.edit import Edit, at, dims, int_of, ints_of, is_float
 
 
 def layer_norm(node: ir.Node, edit: Edit) -> bool:

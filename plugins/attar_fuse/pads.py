@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar_fuse.edit import Edit, at, dims, float_of, int_of, ints_of, string_of
+from attar.rewrite.edit import Edit, at, dims, float_of, int_of, ints_of, string_of
 
 NOT_NEGATIVE = frozenset(
     {"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt", "ThresholdedRelu"}

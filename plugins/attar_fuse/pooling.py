@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from attar_fuse.edit import Edit, at, dims, int_of, ints_of, is_float
+from attar.rewrite.edit import Edit, at, dims, int_of, ints_of, is_float
 
 
 def reduce_mean(node: ir.Node, edit: Edit) -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from attar.graph import const_array
+from attar.rewrite.edit import Edit, at, dims, is_float
 from attar_fuse.affine import affine_of, cast_back
-from attar_fuse.edit import Edit, at, dims, is_float
 
 
 def batchnorm_to_conv(node: ir.Node, edit: Edit) -> bool:

@@ -58,7 +58,7 @@ def test_sources_in_memory_are_left_alone_and_not_aliased() -> None:
 
 def test_export_gives_a_proto_with_everything_inside(tmp_path: Path) -> None:
     graph.save(ADAPTER.load(small()).model, tmp_path / "m.onnx", external_data=True)
-    proto = ADAPTER.export(graph.read_model(tmp_path / "m.onnx"))
+    proto = ADAPTER.write(graph.read_model(tmp_path / "m.onnx")).native
     assert isinstance(proto, onnx.ModelProto)
     assert not any(t.external_data for t in proto.graph.initializer)
     same(small().SerializeToString(), {"x": X}, graph.from_proto(proto))

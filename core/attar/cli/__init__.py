@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from attar.cli.app import cli
 from attar.cli.compress import compress
+from attar.cli.convert import convert
 from attar.cli.demo import demo
 from attar.cli.inspect import inspect
 from attar.cli.measure import compare, evaluate, profile
@@ -18,7 +19,7 @@ from attar.cli.target import calibrate_target
 __all__ = ["cli", "main"]
 
 for _command in (
-    compress, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion,
+    compress, convert, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion,
     calibrate_target,
 ):  # fmt: skip
     cli.add_command(_command)

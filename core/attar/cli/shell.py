@@ -1,4 +1,5 @@
-"""Tab completion: the script that a shell needs, and what completes names of passes, targets and metrics."""
+"""Tab completion: the script that a shell needs, and what completes names of passes, targets, metrics and
+frameworks."""
 
 from __future__ import annotations
 
@@ -58,6 +59,12 @@ def _presets() -> list[tuple[str, str]]:
     return [(name, ", ".join(table["name"] for table in tables)) for name, tables in PRESETS.items()]
 
 
+def _frameworks() -> list[tuple[str, str]]:
+    from attar.registry import default_registry
+
+    return [(name, first_sentence(adapter.__doc__)) for name, adapter in default_registry().adapters.items()]
+
+
 def doc_of(cls: type[Pass]) -> str:
     """The docstring of a pass; without one, dataclasses put the signature in its place, which is none."""
     doc = inspect.cleandoc(cls.__doc__ or "")
@@ -73,6 +80,7 @@ def first_sentence(doc: str | None) -> str:
 complete_pass = _completes(_passes)
 complete_target = _completes(_targets)
 complete_metric = _completes(_metrics)
+complete_framework = _completes(_frameworks)
 complete_preset = _completes(_presets)
 
 

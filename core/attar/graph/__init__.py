@@ -16,6 +16,7 @@ from attar.graph.constants import (
 )
 from attar.graph.fingerprint import fingerprint, saved_size
 from attar.graph.normal_form import check, normalize
+from attar.graph.opset import to_opset
 from attar.graph.read import from_proto, parse, read_model
 from attar.graph.save import save, to_bytes, to_proto
 from attar.graph.shapes import refresh_shapes
@@ -46,5 +47,6 @@ __all__ = [
     "taken_names",
     "tidy",
     "to_bytes",
+    "to_opset",
     "to_proto",
 ]

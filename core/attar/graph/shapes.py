@@ -37,11 +37,23 @@ def refresh_shapes(model: ir.Model) -> None:
     proto, _ = light_proto(model)
     _forget(proto.graph, keep_types=_opaque_outputs(model))
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        inferred = _infer(proto)
     except Exception as error:  # the C++ library raises several types, none of them ours
         raise VerifyError(f"shape inference failed: {_explain(str(error))}") from error
     named = {d.dim_param for v in proto.graph.input for d in v.type.tensor_type.shape.dim}
     _merge(model.graph, inferred.graph, named, main=True)
+
+
+def _infer(proto: Any) -> Any:
+    """Inference that follows the numbers in shape computations, where onnx gets those right.
+
+    It takes a scalar that it has followed (such as Size's) for a vector of one element, and then refuses
+    operators that ask for a scalar, such as Range.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=False)
 
 
 def _opaque_outputs(model: ir.Model) -> set[str]:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from attar.errors import InputError
 from attar.graph import const_array
-from attar_fuse.edit import Array, Edit, at, dims, int_of
+from attar.rewrite.edit import Array, Edit, at, dims, int_of
 
 SMALL = 1 << 16
 """Bytes of a result that is folded whatever it replaces."""
@@ -164,7 +164,9 @@ def _run(nodes: list[ir.Node], wanted: list[ir.Value], edit: Edit) -> list[Array
                 assert array is not None
                 if array.nbytes <= FEW:  # kernels want some of these (axes, pads) constant
                     graph.initializer.append(
-                        onnx.numpy_helper.from_array(np.ascontiguousarray(array), names[id(value)])
+                        onnx.numpy_helper.from_array(  # ascontiguousarray makes vectors of scalars
+                            np.ascontiguousarray(array).reshape(array.shape), names[id(value)]
+                        )
                     )
                 else:
                     feeds[names[id(value)]] = array

@@ -1,0 +1,64 @@
+"""A model made ready to be written: constants folded, few kinds of operators, everything accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import onnx_ir as ir
+
+from attar import graph
+from attar.context import Context
+from attar.conversion.expand import ORIGIN, expand_functions
+from attar.conversion.view import op_key
+from attar.errors import ConversionError
+from attar.registry import Registry
+from attar.rewrite import constants, rewrite
+from attar.rewrite.engine import OLDEST
+from attar.runtime import OnnxRuntime
+
+
+def prepare(model: ir.Model, known: Container[str], framework: str, *, registry: Registry) -> ir.Model:
+    """A copy of `model` whose operators are all in `known`.
+
+    Constants and known shapes are folded (quantized weights stay integers), model-local functions are
+    inlined, and operators outside `known` are written with the operators that ONNX defines them by.
+
+    Args:
+        known: operators with a lowering: `op_type`, or `domain::op_type` outside the default domain.
+        framework: where the model goes; errors name it.
+
+    Raises:
+        ConversionError: operators are left that are not in `known`; *all* are listed, with their nodes.
+        InputError: the model is not valid.
+    """
+    copy = graph.clone(model)
+    graph.normalize(copy)
+    if copy.opset_imports[""] < OLDEST:
+        raise ConversionError(
+            f"the model stays at opset {copy.opset_imports['']}, which {framework} cannot be written from",
+            hint="write it with operators of opset 13 or later",
+        )
+    fold(copy, registry)
+    if expand_functions(copy, known):
+        fold(copy, registry)
+    missing: dict[str, list[str]] = {}
+    for node in graph.all_nodes(copy):
+        if op_key(node) not in known:
+            op, name = node.metadata_props.get(ORIGIN, f"{op_key(node)}\n{node.name}").split("\n", 1)
+            names = missing.setdefault(op, [])
+            if name not in names:
+                names.append(name)
+    if missing:
+        raise ConversionError(
+            f"{framework} has no counterpart for {len(missing)} operator{'s' * (len(missing) > 1)} "
+            "of the model:",
+            missing=missing,
+            hint=f"a plugin teaches operators through attar_lowerings({framework!r})",
+        )
+    return copy
+
+
+def fold(model: ir.Model, registry: Registry) -> None:
+    """Compute, in place, what depends on constants and known shapes alone."""
+    ctx = Context(registry=registry, target=registry.get_target("cpu"), runtime=OnnxRuntime())
+    rewrite(model, ctx, [constants.RULES], constants=True)
