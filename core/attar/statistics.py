@@ -39,6 +39,8 @@ class Statistics:
     Attributes:
         histogram: of a strided sample; its `low` and `high` are exact over all data.
         mean_sum, mean_count: sum and number of sampled elements per channel, along `axis`.
+        square_sum: sum of squares of the same elements.
+        reach: largest magnitude among them.
         axis: channel axis of the means; None if they were not asked for.
         finite: whether all values were; batches with infinite ones (masks) are not in the histogram.
     """
@@ -46,6 +48,8 @@ class Statistics:
     axis: int | None = None
     histogram: Histogram = field(default_factory=Histogram)
     mean_sum: Array | None = None
+    square_sum: Array | None = None
+    reach: Array | None = None
     mean_count: int = 0
     finite: bool = True
 
@@ -54,13 +58,17 @@ class Statistics:
         """Mean per channel, float64, or None if it was not asked for."""
         return None if self.mean_sum is None else self.mean_sum / max(1, self.mean_count)
 
+    @property
+    def power(self) -> Array | None:
+        """Mean square per channel, float64, or None if means were not asked for."""
+        return None if self.square_sum is None else self.square_sum / max(1, self.mean_count)
+
     def merge(self, other: Statistics) -> None:
         """Take in statistics of the same value over other data."""
         self.finite &= other.finite
         self.histogram.merge(other.histogram)
         if other.mean_sum is not None:
-            self.mean_sum = other.mean_sum + (0 if self.mean_sum is None else self.mean_sum)
-            self.mean_count += other.mean_count
+            self._count(other.mean_sum, other.square_sum, other.reach, other.mean_count)
 
     def add(self, sample: Array, low: float, high: float) -> None:
         """Count one batch's sample, with the exact extremes of the batch."""
@@ -69,10 +77,21 @@ class Statistics:
             return
         self.histogram.add(sample, low, high)
         if self.axis is not None and sample.ndim > self.axis:
-            axes = tuple(a for a in range(sample.ndim) if a != self.axis % sample.ndim)
-            sums = sample.sum(axis=axes, dtype=np.float64)
-            self.mean_sum = sums if self.mean_sum is None else self.mean_sum + sums
-            self.mean_count += sample.size // max(1, len(sums))
+            channels = np.moveaxis(sample, self.axis, 0).reshape(sample.shape[self.axis], -1)
+            sums = channels.sum(axis=1, dtype=np.float64)
+            squares = np.einsum("ci,ci->c", channels, channels, dtype=np.float64)
+            reach = np.abs(channels).max(axis=1, initial=0.0)
+            self._count(sums, squares, reach, channels.shape[1])
+
+    def _count(self, sums: Array, squares: Array | None, reach: Array | None, count: int) -> None:
+        assert squares is not None and reach is not None
+        if self.mean_sum is None or self.square_sum is None or self.reach is None:
+            self.mean_sum, self.square_sum, self.reach = sums, squares, reach
+        else:
+            self.mean_sum = self.mean_sum + sums
+            self.square_sum = self.square_sum + squares
+            self.reach = np.maximum(self.reach, reach)
+        self.mean_count += count
 
 
 def collect(
