@@ -84,7 +84,8 @@ class Statistics:
             self._count(sums, squares, reach, channels.shape[1])
 
     def _count(self, sums: Array, squares: Array | None, reach: Array | None, count: int) -> None:
-        assert squares is not None and reach is not None
+        assert squares is not None
+        assert reach is not None
         if self.mean_sum is None or self.square_sum is None or self.reach is None:
             self.mean_sum, self.square_sum, self.reach = sums, squares, reach
         else:

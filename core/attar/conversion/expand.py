@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from attar.conversion.view import op_key
+from attar.errors import ConversionError, VerifyError
 from attar.graph import add_initializer, all_nodes, refresh_shapes, tidy
 from attar.graph.structure import unique_names
 
@@ -41,8 +42,29 @@ def expand_functions(model: ir.Model, known: Container[str]) -> list[str]:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _ranks(model)
         tidy(model)
-        refresh_shapes(model)
+        try:
+            refresh_shapes(model)
+        except VerifyError as error:
+            raise ConversionError(
+                f"what ONNX defines {', '.join(dict.fromkeys(done))} by is not valid here: {error.message}",
+                missing=missing(model),
+            ) from error
     return list(expanded)
+
+
+def missing(model: ir.Model, known: Container[str] = ()) -> dict[str, list[str]]:
+    """Operators outside `known` with the names of their nodes. A node of a body is counted under the node
+    that the body was written for; without `known`, only such nodes are."""
+    found: dict[str, list[str]] = {}
+    for node in all_nodes(model):
+        origin = node.metadata_props.get(ORIGIN)
+        if op_key(node) in known or not (known or origin):
+            continue
+        op, name = (origin or f"{op_key(node)}\n{node.name}").split("\n", 1)
+        names = found.setdefault(op, [])
+        if name not in names:
+            names.append(name)
+    return found
 
 
 def _ranks(model: ir.Model) -> None:

@@ -8,8 +8,7 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.conversion.expand import ORIGIN, expand_functions
-from attar.conversion.view import op_key
+from attar.conversion.expand import expand_functions, missing
 from attar.errors import ConversionError
 from attar.registry import Registry
 from attar.rewrite import constants, rewrite
@@ -41,18 +40,11 @@ def prepare(model: ir.Model, known: Container[str], framework: str, *, registry:
     fold(copy, registry)
     if expand_functions(copy, known):
         fold(copy, registry)
-    missing: dict[str, list[str]] = {}
-    for node in graph.all_nodes(copy):
-        if op_key(node) not in known:
-            op, name = node.metadata_props.get(ORIGIN, f"{op_key(node)}\n{node.name}").split("\n", 1)
-            names = missing.setdefault(op, [])
-            if name not in names:
-                names.append(name)
-    if missing:
+    left = missing(copy, known)
+    if left:
         raise ConversionError(
-            f"{framework} has no counterpart for {len(missing)} operator{'s' * (len(missing) > 1)} "
-            "of the model:",
-            missing=missing,
+            f"{framework} has no counterpart for {len(left)} operator{'s' * (len(left) > 1)} of the model:",
+            missing=left,
             hint=f"a plugin teaches operators through attar_lowerings({framework!r})",
         )
     return copy

@@ -303,7 +303,8 @@ def cast_like(node: ir.Node, edit: Edit) -> bool:
     like = at(node, 1)
     if like is None or like.dtype is None:
         return False
-    edit.replace(node, "Cast", [node.inputs[0]], {"to": int(like.dtype)})
+    kept = {name: attribute.value for name, attribute in node.attributes.items()}  # saturate, round_mode
+    edit.replace(node, "Cast", [node.inputs[0]], {**kept, "to": int(like.dtype)})
     return True
 
 

@@ -175,11 +175,14 @@ def _compare(case: NodeCase, got: Sequence[Any]) -> str:
     """What is wrong with the outputs; empty if nothing is."""
     if len(got) != len(case.wanted):
         return f"{len(got)} outputs, {len(case.wanted)} wanted"
-    for index, (array, wanted) in enumerate(zip(map(np.asarray, got), case.wanted, strict=True)):
+    for index, (ours, theirs) in enumerate(zip(map(np.asarray, got), case.wanted, strict=True)):
+        array, wanted = ours, theirs
         if array.shape != wanted.shape:
             return f"output {index} has shape {list(array.shape)}, not {list(wanted.shape)}"
         if array.dtype != wanted.dtype:
             return f"output {index} is {array.dtype}, not {wanted.dtype}"
+        if array.dtype.kind == "V":  # element types that numpy lacks: small floats and integers
+            array, wanted = array.astype(np.float64), wanted.astype(np.float64)
         if array.dtype.kind in "fc":
             if not np.allclose(array, wanted, rtol=case.rtol, atol=max(case.atol, 1e-6), equal_nan=True):
                 with np.errstate(all="ignore"):
