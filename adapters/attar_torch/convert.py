@@ -13,6 +13,7 @@ from attar.errors import AttarError, ConversionError
 from attar_torch.axes import Axes, enlarged, resized
 from attar_torch.job import OPSET, Job, essence
 from attar_torch.quiet import quiet
+from attar_torch.strides import forget_memory_formats
 from attar_torch.tracing import traced
 
 _MISSING = re.compile(
@@ -45,8 +46,9 @@ def convert(job: Job) -> tuple[Any, list[str]]:
     return model, [*notes, f"torch.export refused ({essence(first)}); the tracing exporter was used"]
 
 
-def to_ir(program: Any, input_names: Sequence[str], output_names: Sequence[str]) -> Any:
-    """The onnx-ir model that torch makes of an exported program."""
+def to_ir(program: Any, input_names: Sequence[str], output_names: Sequence[str], *, own: bool = True) -> Any:
+    """The onnx-ir model that torch makes of an exported program, which may be changed if it is our `own`."""
+    program = forget_memory_formats(program, own=own)
     with quiet():
         result = torch.onnx.export(
             program,

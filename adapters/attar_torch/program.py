@@ -29,7 +29,7 @@ def load_program(program: Any) -> Loaded:
     names = [u for u in users if isinstance(u, str) and isinstance(metas.get(u), torch.Tensor)]
     outputs = _output_names(program, names)
     try:
-        model = to_ir(program, names, outputs)
+        model = to_ir(program, names, outputs, own=False)
         shapes = _shapes(metas, names)
         notes = finish(model, shapes, "ExportedProgram", OPSET)
     except AttarError:

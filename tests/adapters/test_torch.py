@@ -170,3 +170,41 @@ def test_no_trace_of_the_machine_in_the_model() -> None:
 def test_modules_on_a_gpu() -> None:
     loaded = ADAPTER.load(UNet().cuda(), inputs=torch.randn(1, 3, 32, 32))
     parity(loaded, rel=1e-3)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_memory_formats_leave_no_trace(inside: bool) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 4),
+    ).eval()
+
+    class Turned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x.permute(0, 3, 1, 2))
+
+    example = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+    loaded = (
+        ADAPTER.load(Turned(), inputs=example.permute(0, 2, 3, 1))
+        if inside
+        else ADAPTER.load(net.to(memory_format=torch.channels_last), inputs=example)
+    )
+    kinds = {node.op_type for node in loaded.model.graph}
+    assert kinds <= {
+        "Transpose",
+        "Conv",
+        "Relu",
+        "ReduceMean",
+        "GlobalAveragePool",
+        "Flatten",
+        "Reshape",
+        "Gemm",
+    }
+    parity(loaded)
