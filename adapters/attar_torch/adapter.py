@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from attar.adapters import Adapter, Loaded, type_path
+from attar.adapters import Adapter, Exported, Loaded, type_path
 from attar.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from attar.registry import Registry
 
 _PICKLES = (".pt", ".pth", ".th")
 
@@ -22,9 +27,7 @@ class TorchAdapter(Adapter):
             return super().recognises(source)
         return _is_module(source) or _is_program(source)
 
-    def load(
-        self, source: Any, *, inputs: Any = None, registry: Any = None, **options: Any
-    ) -> Loaded:
+    def load(self, source: Any, *, inputs: Any = None, registry: Any = None, **options: Any) -> Loaded:
         """Read a PyTorch model. The source is run in eval mode and left exactly as it was; its weights are
         copied.
 
@@ -74,6 +77,40 @@ class TorchAdapter(Adapter):
         from attar_torch.module import load_module
 
         return load_module(source, inputs, dynamic)
+
+    def write(self, model: ir.Model, *, registry: Registry, **options: Any) -> Exported:
+        """Write `model` as a trainable `torch.fx.GraphModule`, in eval mode.
+
+        Parameters are named as in the source, layers are those of `torch.nn` where they compute the same, and
+        dimensions that are dynamic in `model` stay so.
+
+        Args:
+            registry: whose `attar_lowerings` for "torch" say how each operator is written: functions
+                `lower(ctx, view)` of an `attar_torch.writing.context.Context` and an
+                `attar.conversion.NodeView` that give the node's output, or a tuple of its outputs.
+
+        Raises:
+            InputError: there is an unknown option.
+            ConversionError: torch cannot say some of the operators exactly; all are listed.
+        """
+        if options:
+            raise InputError(f"writing for 'torch' has no option {sorted(options)[0]!r}")
+        from attar_torch.writing.build import write_module
+
+        return write_module(model, registry)
+
+    def save(self, exported: Exported, path: Path, **options: Any) -> tuple[Path, ...]:
+        """Write an exported module as a `.pt2` file of `torch.export.save`; dynamic dimensions stay so.
+
+        Raises:
+            InputError: the place cannot be written, or the suffix is not `.pt2`.
+            ConversionError: `torch.export` cannot capture the module.
+        """
+        if options:
+            raise InputError(f"saving for 'torch' has no option {sorted(options)[0]!r}")
+        from attar_torch.writing.program import save_program
+
+        return (save_program(exported, path),)
 
 
 def _is_module(source: Any) -> bool:

@@ -1,0 +1,1 @@
+"""What torch has no single call for, as plain functions of tensors that written graphs call."""
