@@ -119,11 +119,14 @@ def find_adapter(source: Any, registry: Registry) -> Adapter:
     Raises:
         InputError: none does, or the file is not there.
     """
-    if isinstance(source, str | Path) and not Path(source).exists():
-        raise InputError(f"no such file: {source}")
+    absent = isinstance(source, str | Path) and not Path(source).exists()
     for adapter in registry.adapters.values():
-        if adapter.recognises(source):
+        # A name that is no file may be the stem of several; whoever claims it without its suffix has looked.
+        claimed = adapter.recognises(source)
+        if claimed and not (absent and Path(source).suffix.lower() in adapter.suffixes):
             return adapter
+    if absent:
+        raise InputError(f"no such file: {source}")
     what = str(source) if isinstance(source, str | Path) else type_path(source)[0]
     hint = "adapters: " + ", ".join(
         f"{a.name} ({' '.join(a.suffixes) or 'objects'})" for a in registry.adapters.values()
