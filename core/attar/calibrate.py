@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -115,8 +116,9 @@ def calibrate_target(
     samples: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     with (progress or Silent()).task("measuring kernels", len(todo)) as task:
         for probe in todo:
-            for dtype, op_names in (("float", _FLOAT_KERNELS), ("int8", _INT_KERNELS)):
-                for kind, names in op_names(probe).items():
+            kernels = {"float": _FLOAT_KERNELS(probe), "int8": _INT_KERNELS(probe), **_few_bits(probe)}
+            for dtype, by_kind in kernels.items():
+                for kind, names in by_kind.items():
                     time = _time(runtime, _graph(probe, dtype), names, runs)
                     if time is not None:
                         elements = probe.elements if kind == probe.kind else int(np.prod(probe.shapes[0]))
@@ -124,6 +126,18 @@ def calibrate_target(
             task.advance()
     rows = {key: fit(values) for key, values in samples.items()}
     return CostTable(rows, f"{cpu_name()}, {runtime.name} {runtime.version()}, one thread")
+
+
+def _few_bits(probe: Probe) -> dict[str, dict[str, frozenset[str]]]:
+    """Kernels that read weights of 4 and 8 bits in blocks, by the name of their row: nbits<bits>/<block>."""
+    if probe.op != "MatMul" or probe.weight is None:
+        return {}
+    return {
+        f"nbits{bits}/{block}": {probe.kind: frozenset({"MatMulNBits"})}
+        for bits in (4, 8)
+        for block in (32, 128)
+        if probe.weight[0] % block == 0
+    }
 
 
 def _FLOAT_KERNELS(probe: Probe) -> dict[str, frozenset[str]]:  # noqa: N802  (a table by role)
@@ -190,7 +204,7 @@ def _graph(probe: Probe, dtype: str) -> onnx.ModelProto:
     )
 
     def through(value: str) -> str:
-        if dtype == "float":
+        if dtype != "int8":
             return value
         nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [f"{value}_q"]))
         nodes.append(helper.make_node("DequantizeLinear", [f"{value}_q", scale, zero], [f"{value}_d"]))
@@ -208,6 +222,16 @@ def _graph(probe: Probe, dtype: str) -> onnx.ModelProto:
         nodes.append(helper.make_node("DequantizeLinear", arguments, [f"{name}_d"], axis=axis))
         return f"{name}_d"
 
+    def blockwise_weight(shape: tuple[int, ...]) -> str:
+        bits, block = (int(number) for number in dtype.removeprefix("nbits").split("/"))
+        codes = rng.integers(-8, 8, shape).astype(ml_dtypes.int4 if bits == 4 else np.int8)
+        arguments = [
+            constant("w", codes),
+            constant("w_scale", np.full((shape[0] // block, shape[1]), 0.01, np.float32)),
+        ]
+        nodes.append(helper.make_node("DequantizeLinear", arguments, ["w_d"], axis=0, block_size=block))
+        return "w_d"
+
     inputs = [f"x{i}" for i in range(len(probe.shapes))]
     operands = [through(x) for x in inputs]
     if probe.op == "MaxPool" and dtype == "int8":
@@ -217,7 +241,9 @@ def _graph(probe: Probe, dtype: str) -> onnx.ModelProto:
         nodes.append(helper.make_node("Conv", [operands[0], integer_weight((c, c, 1, 1))], ["before"]))
         operands = [through("before")]
     if probe.weight is not None:
-        if dtype == "float":
+        if dtype.startswith("nbits"):
+            operands.append(blockwise_weight(probe.weight))
+        elif dtype == "float":
             operands.append(constant("w", rng.standard_normal(probe.weight).astype(np.float32)))
         else:
             operands.append(integer_weight(probe.weight))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attar.calibration import Data
     from attar.evaluation import Evaluation
     from attar.feeds import Feeds
+    from attar.gram import Gram, LayerInput
     from attar.registry import Registry
     from attar.runtime import Runtime
     from attar.statistics import Statistics
@@ -119,6 +120,35 @@ class Context:
         )
         known.update({(name, new[name]): statistics for name, statistics in found.items()})
         return {name: known[name, axis] for name, axis in wanted.items()}
+
+    def grams(self, model: ir.Model, wanted: Iterable[LayerInput]) -> Iterator[tuple[LayerInput, Gram]]:
+        """Gram matrices of what layers multiply their weights with, over the calibration data.
+
+        They come in portions that fit `gram.BUDGET`, one run over the data for each, and are kept for the
+        same model and data while they all fit it together. Use each as it comes: what is not kept is gone.
+
+        Args:
+            wanted: from `attar.gram.layer_input`.
+        """
+        from attar import gram, graph
+
+        known: dict[LayerInput, Gram] = self.cache.setdefault(("grams", graph.fingerprint(model)), {})
+        items = list(dict.fromkeys(wanted))
+        missing = [item for item in items if item not in known]
+        yield from [(item, known[item]) for item in items if item in known]
+        for portion in gram.sweeps(missing):
+            found = gram.collect(
+                model,
+                portion,
+                self.calibration,
+                self.runtime,
+                threads=self.threads,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            if sum(item.nbytes for item in (*known, *missing)) <= gram.BUDGET:
+                known.update(found)
+            yield from found.items()
 
     def shapes(self, model: ir.Model) -> dict[str, tuple[int, ...]]:
         """Value name -> shape in a typical run. Values whose shape depends on data are left out."""

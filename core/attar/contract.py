@@ -54,6 +54,7 @@ class Contract:
             ctx.evaluation,
             self._measure_metric(self._session),
             max_drop,
+            for_size=_for_size(self._recipe),
         )
 
     def fulfil(self) -> Result:
@@ -231,6 +232,15 @@ class Contract:
         smaller = attempt.bytes / max(1, self._judge.bytes)
         faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
         headline = f"{faster}, {smaller:.0%} of the size"
+        if self._judge.faulty_speed(attempt):  # accepted all the same: the recipe is about size
+            slower = f"but {speed.ratio:.2f} times the original's time"
+            if speed.low <= 1:
+                slower += f" (within noise: {speed.low:.2f} to {speed.high:.2f})"
+            headline = f"{smaller:.0%} of the size, {slower}"
+            self._decisions.append(
+                f"slower, {speed.after_ms:.3g} ms instead of {speed.before_ms:.3g} ms, and handed over for "
+                "its size: no step of the recipe aims at speed"
+            )
         declined = [f"{s.name} declined: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
         if declined and not any(k.kind == "integer" for k in attempt.kernels):
             headline = f"left in float ({'; '.join(declined)}); {headline}"
@@ -279,3 +289,9 @@ class Contract:
         reasons = {name: skip.reason for skip in skips for name in (skip.name, *skip.names)}
         reasons.update(noted_reasons(attempt.model))
         return explained(kernels, reasons, f"{self._ctx.target.name} has no integer kernel for this pattern")
+
+
+def _for_size(recipe: Sequence[Pass]) -> bool:
+    """Whether the recipe aims at size and not at speed."""
+    aims = {type(step).aim for step in recipe}
+    return "size" in aims and "speed" not in aims

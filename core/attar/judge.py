@@ -54,6 +54,7 @@ class Judge:
         bytes: its size.
         metric: its value of the evaluation's metric, None without an evaluation.
         max_drop: largest loss of the metric that is accepted.
+        for_size: the recipe is about size: a slower model is no fault if it is a smaller one.
     """
 
     original: ir.Model
@@ -61,10 +62,11 @@ class Judge:
     evaluation: Evaluation | None
     metric: float | None
     max_drop: float
+    for_size: bool = False
 
     def faults(self, attempt: Attempt) -> list[str]:
         faults = []
-        if self.faulty_speed(attempt):
+        if self.faulty_speed(attempt) and not (self.for_size and attempt.bytes < self.bytes):
             speed = attempt.speed
             faults.append(
                 f"slower: {speed.after_ms:.3g} ms, was {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)"
@@ -90,7 +92,8 @@ class Judge:
         """Whether the outputs are far enough from the original's to try something else."""
         if self.evaluation is not None:
             return self._faulty_accuracy(attempt)
-        return self._nearness(attempt) < _WANTED_SQNR
+        # Who asks for few bits wants them, as long as it stays the same model.
+        return self._nearness(attempt) < (_LEAST_SQNR if self.for_size else _WANTED_SQNR)
 
     def _nearness(self, attempt: Attempt) -> float:
         return min((d.sqnr_db for d in attempt.outputs), default=math.inf)
@@ -126,6 +129,8 @@ class Judge:
             return self._nearness(one) <= self._nearness(other)
         if self.doubtful(one) != self.doubtful(other):
             return self.doubtful(one)
+        if self.for_size:
+            return one.bytes >= other.bytes
         return one.speed.ratio >= other.speed.ratio
 
     def acted(self, attempt: Attempt) -> bool:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from attar import graph
 from attar.errors import InputError, did_you_mean
 from attar.targets import Target
+from attar.weight_lowering import rows_of_tables, weights_on_load
 
 Lowering = Callable[[ir.Model], int]
 
@@ -242,4 +243,6 @@ LOWERINGS: dict[str, Lowering] = {
     "widen-thin-convolutions": widen_thin_convolutions,
     "integer-pads": integer_pads,
     "average-pools-as-convolutions": average_pools_as_convolutions,
+    "rows-of-tables": rows_of_tables,
+    "weights-on-load": weights_on_load,
 }

@@ -99,7 +99,7 @@ class Option:
         return _type_name(self.type)
 
 
-_RESERVED = ("name", "requires", "needs", "plans", "idempotent", "tolerance")
+_RESERVED = ("name", "requires", "needs", "plans", "aim", "idempotent", "tolerance")
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -111,6 +111,8 @@ class Pass:
         needs: arguments of `attar.compress` without which the pass cannot work ("calibration", "evaluate").
         plans: the pass heeds `ctx.keep_float` and `ctx.measured`, so that running it again with them is a
             repair.
+        aim: what the pass is for. A recipe that aims at "size" and has no step that aims at "speed" may give
+            a slower model if it is a smaller one; the report says so. Others may not.
         idempotent: applying the pass twice equals applying it once; conformance checks it.
         tolerance: largest relative output difference that the conformance zoo may show, None for lossy
             without bound.
@@ -120,6 +122,7 @@ class Pass:
     requires: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     plans: ClassVar[bool] = False
+    aim: ClassVar[Literal["", "speed", "size"]] = ""
     idempotent: ClassVar[bool] = False
     tolerance: ClassVar[float | None] = None
 

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from attar.registry import Registry
 
 PRESETS: Mapping[str, tuple[Mapping[str, Any], ...]] = MappingProxyType(
-    {"int8": ({"name": "fuse.inference"}, {"name": "quantize.static"})}
+    {
+        "int8": ({"name": "fuse.inference"}, {"name": "quantize.static"}),
+        "int8-fast": ({"name": "fuse.inference"}, {"name": "quantize.static", "observer": "mse"}),
+        "int4-weights": (
+            {"name": "fuse.inference"},
+            {"name": "quantize.weights", "type": "int4", "block": 32},
+        ),
+        "fp16": ({"name": "fuse.inference"}, {"name": "quantize.float16"}),
+    }
 )
 """Recipes by name. A preset names passes of plugins, so it works only where those plugins are installed."""
 

@@ -38,6 +38,8 @@ class IntegerOp:
     constant_weight: bool = False
 
 
+# Weights in few bits become what ONNX Runtime runs as quickly as float ones.
+_WEIGHTS = ("rows-of-tables", "weights-on-load")
 _RELU = ("Relu", "Clip")
 # ONNX Runtime's CPU provider, default optimization level.
 CPU_INTEGER_OPS: Mapping[str, IntegerOp] = {
@@ -84,6 +86,7 @@ class Target:
         max_opset: newest default-domain opset with all quantization kernels.
         integer_ops: which operators have integer kernels.
         costs: measured kernel times.
+        computes_half: kernels compute in 16-bit floats, so that it pays to keep activations in them.
         lowerings: names of the rewrites that only this target wants, applied last.
     """
 
@@ -98,6 +101,7 @@ class Target:
     integer_ops: Mapping[str, IntegerOp] = field(default_factory=lambda: CPU_INTEGER_OPS)
     costs: CostTable = field(default_factory=lambda: CostTable({}))
     lowerings: tuple[str, ...] = ()
+    computes_half: bool = False
 
 
 def builtin_targets() -> tuple[Target, ...]:
@@ -106,7 +110,7 @@ def builtin_targets() -> tuple[Target, ...]:
         "cpu-vnni",
         "x86-64 with AVX-512 VNNI or AVX-VNNI, ONNX Runtime CPU",
         costs=_table("cpu-vnni"),
-        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads"),
+        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads", *_WEIGHTS),
     )
     avx2 = Target(
         "cpu-avx2",
@@ -114,14 +118,14 @@ def builtin_targets() -> tuple[Target, ...]:
         saturates=True,
         channel_block=8,
         costs=_table("cpu-vnni"),
-        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads"),
+        lowerings=("average-pools-as-convolutions", "widen-thin-convolutions", "integer-pads", *_WEIGHTS),
     )
     arm = Target(
         "cpu-arm64",
         "64-bit Arm with dot product, ONNX Runtime CPU",
         channel_block=4,
         costs=_table("cpu-vnni"),
-        lowerings=("average-pools-as-convolutions", "integer-pads"),
+        lowerings=("average-pools-as-convolutions", "integer-pads", *_WEIGHTS),
     )
     here = {"vnni": vnni, "avx2": avx2, "arm64": arm}[instruction_set()]
     return (

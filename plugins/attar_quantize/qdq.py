@@ -8,13 +8,15 @@ reshapes (its issue 27845). Biases, which nothing reshapes, go without.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
 from attar import graph
-from attar_quantize.bias import bias_codes
+from attar_quantize.bias import bias_codes, correction
 from attar_quantize.ranges import needs_codes
+from attar_quantize.rounding import Rounded
 from attar_quantize.scheme import Array, QParams
 from attar_quantize.units import Plan, Unit
 
@@ -23,16 +25,18 @@ class Writer:
     """Rewrites one graph. `activations` and `weights` give the parameters of the values that become
     integers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         model: ir.Model,
         plan: Plan,
         activations: Mapping[ir.Value, QParams],
         weights: Mapping[ir.Value, QParams],
         means: Mapping[ir.Value, Array],
+        rounded: Mapping[ir.Value, Rounded] = MappingProxyType({}),
     ) -> None:
         self._graph = model.graph
         self._plan, self._params, self._weights, self._means = plan, activations, weights, means
+        self._rounded = rounded
         self._taken = graph.taken_names(self._graph)
         self._weight_codes: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         self._dequantized: dict[ir.Value, ir.Value] = {}
@@ -117,7 +121,7 @@ class Writer:
         params = self._weights[weight]
         array = graph.const_array(weight)
         assert array is not None
-        codes = params.quantize(array)
+        codes = self._rounded[weight].codes if weight in self._rounded else params.quantize(array)
         if weight not in self._weight_codes:
             self._weight_codes[weight] = (
                 self._constant(f"{weight.name}_quantized", codes),
@@ -138,9 +142,9 @@ class Writer:
         bias = np.zeros(channels) if bias is None else bias.astype(np.float64).reshape(-1)
         mean = self._means.get(source)
         if mean is not None:
-            from attar_quantize.bias import correction
-
-            bias = bias - correction(main, params.dequantize(codes) - weight, mean)
+            error = params.dequantize(codes) - weight
+            shift = self._rounded[unit.weight].shift if unit.weight in self._rounded else None
+            bias = bias - (correction(main, error, mean) if shift is None else shift)
         elif own is None:
             return
         if main.op_type == "MatMul":

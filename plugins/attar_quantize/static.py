@@ -13,7 +13,7 @@ from attar import graph
 from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
 from attar.kernels import COMPUTE
-from attar.passes import Doc, Pass
+from attar.passes import Doc, Pass, Range
 from attar.statistics import Statistics
 from attar_quantize import planner
 from attar_quantize.bias import weight_scales_for_bias
@@ -21,7 +21,9 @@ from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
 from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
+from attar_quantize.rounding import Rounded, round_weights
 from attar_quantize.scheme import Array, QParams, QType, weight_params
+from attar_quantize.sequential import round_in_sequence
 from attar_quantize.tails import behind_last_layer
 from attar_quantize.units import Plan, Unit, find_units
 
@@ -36,6 +38,7 @@ class Static(Pass, name="quantize.static"):
     requires = ("fuse.inference",)
     needs = ("calibration",)
     plans = True
+    aim = "speed"
 
     activation: Annotated[
         Literal["auto", "uint8", "int8"],
@@ -45,7 +48,10 @@ class Static(Pass, name="quantize.static"):
         Literal["auto", "int8", "uint8"], Doc("element type of weights; auto: the target's")
     ] = "auto"
     symmetric_activations: Annotated[bool, Doc("zero point in the middle of the range")] = False
-    symmetric_weights: Annotated[bool, Doc("zero point of weights at zero")] = True
+    symmetric_weights: Annotated[
+        bool | None,
+        Doc("zero point of weights at zero; default: with 8 bits; fewer codes need all of theirs"),
+    ] = None
     granularity: Annotated[
         Literal["per_channel", "per_tensor"], Doc("one weight scale an output channel, or one a tensor")
     ] = "per_channel"
@@ -58,6 +64,20 @@ class Static(Pass, name="quantize.static"):
     bias_correction: Annotated[
         bool, Doc("take what rounding the weights adds to the mean out of the biases")
     ] = True
+    rounding: Annotated[
+        Literal["auto", "nearest", "hessian", "adaround"],
+        Doc("how weights are rounded: to nearest, or by what it does to the outputs; auto: what pays"),
+    ] = "auto"
+    sequential: Annotated[
+        bool | None,
+        Doc("round each layer for what the rounded ones before it give; default: with fewer than 8 bits"),
+    ] = None
+    weight_bits: Annotated[
+        int, Range(2, 8), Doc("bits of weights: fewer than 8 use so many of the codes of 8")
+    ] = 8
+    edge_bits: Annotated[
+        int, Range(2, 8), Doc("bits of the weights of the first and the last layer, where errors cost most")
+    ] = 8
     reduce_range: Annotated[
         bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
     ] = None
@@ -148,15 +168,33 @@ class Static(Pass, name="quantize.static"):
             for name, observer in self._observers(ctx).items()
         }
 
+        rounded: dict[ir.Value, Rounded] = {}
+
         def write(place: ir.Model, name: str) -> None:
             # A copy is written through its own values.
             same = Correspondence(model, place)
-            weights = same.keys(self._weights(plan, candidates[name], ctx))
+            weights = same.keys(
+                self._weights(plan, candidates[name], ctx) | {w: r.params for w, r in rounded.items()}
+            )
             activations = same.keys(candidates[name])
-            Writer(place, same.plan(plan), activations, weights, same.keys(means)).write()
+            Writer(place, same.plan(plan), activations, weights, same.keys(means), same.keys(rounded)).write()
             graph.tidy(place)
 
-        write(model, nearest(model, candidates, write, ctx))
+        chosen = nearest(model, candidates, write, ctx)
+        method = self._rounding(ctx)
+        if method != "nearest":
+            in_turn = self.weight_bits < 8 if self.sequential is None else self.sequential
+            rounder = round_in_sequence if in_turn else round_weights
+            rounded |= rounder(
+                model,
+                [u for u in plan.units if u in plan.integer],
+                self._weights(plan, candidates[chosen], ctx),
+                candidates[chosen],
+                ctx,
+                method=method,
+                corrected=means,
+            )
+        write(model, chosen)
 
     def _weights(
         self, plan: Plan, activations: dict[ir.Value, QParams], ctx: Context
@@ -166,16 +204,17 @@ class Static(Pass, name="quantize.static"):
         for unit in plan.integer:
             if unit.weight is not None:
                 axes.setdefault(unit.weight, set()).add(_channel_axis(unit))
-        for unit in plan.units:
+        layers = [u for u in plan.units if u.weight is not None and u in plan.integer]
+        for unit in layers:
             weight = unit.weight
-            if unit not in plan.integer or weight is None:
-                continue
+            assert weight is not None
+            bits = self.edge_bits if unit in (layers[0], layers[-1]) else self.weight_bits
             array = graph.const_array(weight)
             assert array is not None
             # Tied weights whose outputs lie along different axes have one scale for all.
             along = self.granularity == "per_channel" and len(axes[weight]) == 1
             axis = _channel_axis(unit) if along else None
-            params = chosen.get(weight) or weight_params(array, self._weight_type(ctx), axis)
+            params = chosen.get(weight) or weight_params(array, self._weight_type(ctx, bits), axis)
             bias = (
                 unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
             )
@@ -189,15 +228,22 @@ class Static(Pass, name="quantize.static"):
         kind = ctx.target.activation_type if self.activation == "auto" else self.activation
         return QType(signed=kind == "int8", symmetric=self.symmetric_activations)
 
-    def _weight_type(self, ctx: Context) -> QType:
+    def _weight_type(self, ctx: Context, bits: int) -> QType:
         kind = ctx.target.weight_type if self.weight == "auto" else self.weight
         reduce = ctx.target.saturates if self.reduce_range is None else self.reduce_range
+        symmetric = bits == 8 if self.symmetric_weights is None else self.symmetric_weights
         return QType(
             signed=kind == "int8",
-            bits=7 if reduce else 8,
-            symmetric=self.symmetric_weights,
-            narrow=self.symmetric_weights and kind == "int8",
+            bits=min(bits, 7 if reduce else 8),
+            symmetric=symmetric,
+            narrow=symmetric and kind == "int8",
         )
+
+    def _rounding(self, ctx: Context) -> str:
+        if self.rounding != "auto":
+            return self.rounding
+        fine = self.weight_bits == 8 and self.granularity == "per_channel"
+        return "nearest" if fine or ctx.probing else "hessian"
 
     def _observers(self, ctx: Context) -> dict[str, Observer]:
         """The observers to choose from, by name."""

@@ -75,7 +75,7 @@ def borrow(tensor: ir.TensorProtocol) -> Iterator[Array]:
     try:
         yield _read_only(array)
     finally:
-        _give_back_pages(array)
+        _give_back_pages(tensor.numpy_packed() if isinstance(tensor, ir.PackedTensor) else array)
 
 
 def replace_weight(value: ir.Value, array: Array | ir.TensorProtocol) -> None:

@@ -141,6 +141,9 @@ def _moved_out(model: ir.Model, file: BinaryIO, location: str) -> ir.Model:
                 with borrow(tensor) as array:
                     if tensor.dtype.bitwidth >= 8 and array.flags.c_contiguous:
                         file.write(array.reshape(-1).view(np.uint8).data)
+                    elif isinstance(tensor, ir.ExternalTensor):
+                        # From the borrowed view: its own tobytes() would keep the numbers in memory.
+                        file.write(ir.Tensor(array, dtype=tensor.dtype).tobytes())
                     else:
                         file.write(tensor.tobytes())
                 places[id(tensor)] = (offset, size)
