@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,8 @@ class Target:
         costs: measured kernel times.
         computes_half: kernels compute in 16-bit floats, so that it pays to keep activations in them.
         lowerings: names of the rewrites that only this target wants, applied last.
+        elsewhere: the runtime only stands in for the target, so its times say nothing of it: whatever has an
+            integer kernel is put on integers, and a result is not judged by its speed here.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Target:
     costs: CostTable = field(default_factory=lambda: CostTable({}))
     lowerings: tuple[str, ...] = ()
     computes_half: bool = False
+    elsewhere: bool = False
 
 
 def builtin_targets() -> tuple[Target, ...]:
@@ -127,13 +130,27 @@ def builtin_targets() -> tuple[Target, ...]:
         costs=_table("cpu-vnni"),
         lowerings=("average-pools-as-convolutions", "integer-pads", *_WEIGHTS),
     )
+    micro = Target(
+        "microcontroller",
+        "TFLite on a microcontroller: every operator on int8; ONNX Runtime stands in for it here",
+        activation_type="int8",
+        integer_ops=_all_integer(),
+        elsewhere=True,
+    )
     here = {"vnni": vnni, "avx2": avx2, "arm64": arm}[instruction_set()]
     return (
         Target(**{**vars(here), "name": "cpu", "description": f"this machine: {here.description}"}),
         vnni,
         avx2,
         arm,
+        micro,
     )
+
+
+def _all_integer() -> Mapping[str, IntegerOp]:
+    """The integer operators of a place without float: none gives float, and Softmax is one of them."""
+    found = {name: replace(rule, float_output=False) for name, rule in CPU_INTEGER_OPS.items()}
+    return {**found, "Softmax": IntegerOp("arithmetic")}
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from attar_quantize.ranges import Values, activation_params, mean_axes, quantize
 from attar_quantize.rounding import Rounded, round_weights
 from attar_quantize.scheme import Array, QParams, QType, weight_params
 from attar_quantize.sequential import round_in_sequence
+from attar_quantize.tables import store_tables
 from attar_quantize.tails import behind_last_layer
 from attar_quantize.units import Plan, Unit, find_units
 
@@ -81,6 +82,7 @@ class Static(Pass, name="quantize.static"):
     reduce_range: Annotated[
         bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
     ] = None
+    tables: Annotated[bool, Doc("store embedding tables as 8-bit rows, too")] = True
     plan: Annotated[
         Literal["fastest", "everything"],
         Doc("fastest: integers where they pay on the target; everything: wherever a kernel exists"),
@@ -96,7 +98,7 @@ class Static(Pass, name="quantize.static"):
         shapes = ctx.shapes(model)
         units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
         self._check_names(units)
-        everything = self.plan == "everything" or ctx.probing
+        everything = self.plan == "everything" or ctx.probing or ctx.target.elsewhere
         kept = {} if everything else behind_last_layer(units)
         kept |= {unit: reason for unit in units if (reason := self._kept(unit, ctx))}
         while True:
@@ -128,6 +130,8 @@ class Static(Pass, name="quantize.static"):
             f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, "
             f"{len(plan.integer)} operators in all"
         )
+        if self.tables and not ctx.probing and (not self.operators or "Gather" in self.operators):
+            store_tables(model, ctx, self.keep_float)
 
     # -- the steps ---------------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ def test_names_are_completed() -> None:
     assert completions([], "pl") == ["plugin", "plugins"]
     assert completions(["passes"], "probe.c") == ["probe.channels"]
     assert completions(["compress", "m.onnx", "--pass"], "probe") == ["probe.channels", "probe.fold"]
-    assert completions(["compress", "m.onnx", "--preset"], "i") == ["int8"]
+    assert completions(["compress", "m.onnx", "--preset"], "int8") == ["int8", "int8-fast"]
     assert "top1" in completions(["evaluate", "m.onnx", "--metric"], "to")
     assert "cpu" in completions(["compress", "m.onnx", "--target"], "c")
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spine_models import cnn, images
 
-from attar import targets
+import attar
+from attar import graph, targets
 from attar.costs import Cost, CostTable, fit
 from attar.errors import InputError
 from attar.lowering import LOWERINGS
@@ -141,7 +143,7 @@ def test_a_table_is_loaded_from_its_file(tmp_path: Path) -> None:
 
 def test_builtin_targets() -> None:
     found = {t.name: t for t in targets.builtin_targets()}
-    assert set(found) == {"cpu", "cpu-vnni", "cpu-avx2", "cpu-arm64"}
+    assert set(found) == {"cpu", "cpu-vnni", "cpu-avx2", "cpu-arm64", "microcontroller"}
     assert [t.name for t in found.values() if t.name != "cpu" and t.saturates] == ["cpu-avx2"]
     for target in found.values():
         assert target.description
@@ -220,3 +222,18 @@ def test_the_flags_are_those_of_the_first_processor(
     finally:
         for cached in (targets.instruction_set, targets.cpu_name):
             cached.cache_clear()
+
+
+def test_a_target_elsewhere_is_not_judged_by_the_time_here() -> None:
+    """On a microcontroller every operator is an integer one, whether or not this machine likes it."""
+    result = attar.compress(cnn(8), calibration=images(), target="microcontroller")
+    report = result.report
+    assert report.verdict == "accepted"
+    kinds = {node.op_type for node in result.model.graph}
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds
+    zeros = [graph.const_array(n.inputs[2]) for n in result.model.graph if n.op_type == "QuantizeLinear"]
+    assert {z.dtype.name for z in zeros if z is not None} == {"int8"}
+    for node in result.model.graph:  # nothing computes on floats
+        if node.op_type in ("Conv", "Gemm", "GlobalAveragePool"):
+            assert node.inputs[0].producer().op_type == "DequantizeLinear"
+            assert {use.node.op_type for use in node.outputs[0].uses()} <= {"QuantizeLinear", "Relu"}

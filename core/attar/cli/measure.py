@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attar.cli import data as given
-from attar.cli.app import clean, emit, shared_options, threads_option
+from attar.cli.app import clean, emit, note, shared_options, threads_option
 from attar.cli.passes import table
 from attar.cli.progress import progress
 from attar.cli.shell import complete_metric
@@ -123,6 +123,8 @@ def compare(before: str, after: str, inputs: str | None, threads: int, runs: int
             runs=runs,
             progress=bars,
         )
+    if inputs is None:
+        note("outputs were compared on made-up inputs, which says little of a trained network; see --inputs")
     emit(found.to_dict(), lambda: _comparison_text(found))
 
 
