@@ -71,4 +71,52 @@ def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-OBSERVERS: dict[str, Observer] = {"minmax": minmax, "percentile": percentile, "mse": mse}
+def entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
+    """The range whose codes tell most of the distribution: least Kullback-Leibler divergence.
+
+    For each share of the extremes, P is the histogram inside with what lies outside added to its end bins,
+    and Q spreads the counts of each code evenly over the bins that it covers and that are not empty; the
+    range of least sum P log(P / Q) is taken (Migacz, "8-bit inference with TensorRT", GTC 2017). Exact zeros
+    are left out: they are representable in any range.
+    """
+    low, high = minmax(histogram, levels)
+    if histogram.width == 0.0 or high == low:
+        return low, high
+    counts = histogram.counts.copy()
+    if histogram.low >= 0.0 and histogram.first == 0:
+        counts[0] = 0.0
+    best, chosen = np.inf, (low, high)
+    for share in np.linspace(1.0, 0.05, 96):
+        first = int(np.floor(low * share / histogram.width)) - histogram.first
+        end = int(np.ceil(high * share / histogram.width)) - histogram.first
+        if end - first < levels:
+            break  # finer than the histogram: nothing more can be told
+        divergence = _divergence(counts, max(0, first), min(len(counts), end), levels)
+        if divergence < best:
+            best, chosen = divergence, (low * share, high * share)
+    return float(chosen[0]), float(chosen[1])
+
+
+def _divergence(counts: Array, first: int, end: int, levels: int) -> float:
+    inside = counts[first:end]
+    wanted = inside.copy()
+    wanted[0] += counts[:first].sum()
+    wanted[-1] += counts[end:].sum()
+    code = np.arange(len(inside)) * levels // len(inside)
+    held = np.bincount(code, inside, levels)
+    spread = np.bincount(code, inside > 0, levels)
+    told = np.where(inside > 0, (held / np.maximum(spread, 1))[code], 0.0)
+    total, kept = wanted.sum(), told.sum()
+    if total == 0.0 or kept == 0.0:
+        return np.inf
+    p, q = wanted / total, np.maximum(told / kept, 1e-9)  # an end bin may be empty but for what was clipped
+    some = p > 0
+    return float((p[some] * np.log(p[some] / q[some])).sum())
+
+
+OBSERVERS: dict[str, Observer] = {
+    "entropy": entropy,
+    "minmax": minmax,
+    "mse": mse,
+    "percentile": percentile,
+}

@@ -59,7 +59,8 @@ class Static(Pass, name="quantize.static"):
     observer: Annotated[
         str,
         Doc(
-            "how activation ranges are chosen: mse, minmax, percentile, a plugin's; auto: what comes nearest"
+            "how activation ranges are chosen: mse, minmax, percentile, entropy, a plugin's; "
+            "auto: what comes nearest"
         ),
     ] = "auto"
     bias_correction: Annotated[

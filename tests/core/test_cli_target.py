@@ -33,6 +33,7 @@ ROWS = {
     ("conv.pointwise", "int8"),
     ("matmul.row", "float"),
     ("matmul.row", "int8"),
+    *(("matmul.row", f"nbits{bits}/{block}") for bits in (4, 8) for block in (32, 128)),
     ("quantize", "int8"),
     ("dequantize", "int8"),
 }

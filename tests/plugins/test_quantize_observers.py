@@ -139,3 +139,47 @@ def test_all_three_are_offered_by_the_plugin() -> None:
     offered = default_registry().observers
     assert {name: offered[name] for name in OBSERVERS} == OBSERVERS
     assert set(OBSERVERS) >= {"minmax", "percentile", "mse"}
+
+
+def brute_force_entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
+    """The same search, bin by bin, in plain Python."""
+    counts = list(histogram.counts)
+    if histogram.low >= 0 and histogram.first == 0:
+        counts[0] = 0.0
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    found = []
+    for share in np.linspace(1.0, 0.05, 96):
+        a = int(np.floor(low * share / histogram.width)) - histogram.first
+        b = int(np.ceil(high * share / histogram.width)) - histogram.first
+        if b - a < levels:
+            break
+        a, b = max(a, 0), min(b, len(counts))
+        inside = counts[a:b]
+        p = list(inside)
+        p[0] += sum(counts[:a])
+        p[-1] += sum(counts[b:])
+        groups: dict[int, list[int]] = {}
+        for i in range(len(inside)):
+            groups.setdefault(i * levels // len(inside), []).append(i)
+        q = [0.0] * len(inside)
+        for members in groups.values():
+            busy = [i for i in members if inside[i] > 0]
+            for i in busy:
+                q[i] = sum(inside[j] for j in members) / len(busy)
+        total, kept = sum(p), sum(q)
+        if total and kept:
+            kl = sum(
+                x / total * np.log((x / total) / max(y / kept, 1e-9)) for x, y in zip(p, q, strict=True) if x
+            )
+            found.append((kl, -share, low * share, high * share))
+    return min(found)[2:] if found else (low, high)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_entropy_is_the_least_divergence(relu: bool) -> None:
+    rng = np.random.default_rng(0)
+    data = np.concatenate([rng.normal(size=20_000), rng.normal(size=20) * 12]).astype(np.float32)
+    histogram = of(np.maximum(data, 0) if relu else data)
+    found = OBSERVERS["entropy"](histogram, 256)
+    assert found == pytest.approx(brute_force_entropy(histogram, 256), rel=1e-9)
+    assert found[1] < 0.9 * histogram.high  # a few values far out do not set the range
