@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from attar.calibration import ImagePreprocess
     from attar.context import Context
     from attar.conversion.convert import Conversion, convert, export
+    from attar.diagnosis import Diagnosis, diagnose
     from attar.recipe import dump_recipe, load_recipe
     from attar.registry import Registry, default_registry
     from attar.report import Report
@@ -51,6 +52,7 @@ _LAZY = {
     "Comparison": "attar.api",
     "Context": "attar.context",
     "Conversion": "attar.conversion.convert",
+    "Diagnosis": "attar.diagnosis",
     "ImagePreprocess": "attar.calibration",
     "Profile": "attar.api",
     "Registry": "attar.registry",
@@ -60,6 +62,7 @@ _LAZY = {
     "compress": "attar.run",
     "convert": "attar.conversion.convert",
     "default_registry": "attar.registry",
+    "diagnose": "attar.diagnosis",
     "dump_recipe": "attar.recipe",
     "evaluate": "attar.api",
     "export": "attar.conversion.convert",
@@ -71,10 +74,10 @@ _LAZY = {
 
 __all__ = [
     "AttarError", "BudgetMissed", "Choice", "Comparison", "Context", "Conversion", "ConversionError",
-    "Doc",
+    "Diagnosis", "Doc",
     "ImagePreprocess", "InputError", "Pass", "PluginError", "Profile", "Range", "RecipeError", "Refused",
     "Registry", "Report", "Result", "VerifyError", "compare", "compress", "convert", "default_registry",
-    "dump_recipe", "evaluate", "export", "hookimpl", "load", "load_recipe", "profile", "save",
+    "diagnose", "dump_recipe", "evaluate", "export", "hookimpl", "load", "load_recipe", "profile", "save",
 ]  # fmt: skip
 
 

@@ -9,8 +9,10 @@ from attar.cli.app import cli
 from attar.cli.compress import compress
 from attar.cli.convert import convert
 from attar.cli.demo import demo
+from attar.cli.diagnose import diagnose
 from attar.cli.inspect import inspect
 from attar.cli.measure import compare, evaluate, profile
+from attar.cli.pack import pack, unpack
 from attar.cli.passes import passes
 from attar.cli.plugins import plugin, plugins
 from attar.cli.shell import completion
@@ -19,8 +21,8 @@ from attar.cli.target import calibrate_target
 __all__ = ["cli", "main"]
 
 for _command in (
-    compress, convert, inspect, profile, compare, evaluate, passes, plugins, plugin, demo, completion,
-    calibrate_target,
+    compress, convert, diagnose, inspect, profile, compare, evaluate, passes, plugins, plugin, demo,
+    completion, calibrate_target, pack, unpack,
 ):  # fmt: skip
     cli.add_command(_command)
 
