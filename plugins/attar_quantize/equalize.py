@@ -132,7 +132,7 @@ def _factors(group: _Group, statistics: dict[str, Statistics], strength: float |
     largest = float(reach.max(initial=0.0))
     if largest == 0.0:
         return None
-    relative = np.maximum(reach / largest, _LEAST)
+    relative = np.where(reach > 0, np.maximum(reach / largest, _LEAST), 1.0)  # the dead stay as they are
     if strength is not None:
         return relative**strength if strength else None
     noise = {s: _noise(group, seen, relative**s) for s in _STRENGTHS}

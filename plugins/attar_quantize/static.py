@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from attar.statistics import Statistics
 from attar_quantize import planner
 from attar_quantize.bias import weight_scales_for_bias
 from attar_quantize.choose import Correspondence, nearest
+from attar_quantize.equalize import Equalize
+from attar_quantize.heard import heard_params
 from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
 from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
@@ -66,6 +69,9 @@ class Static(Pass, name="quantize.static"):
     bias_correction: Annotated[
         bool, Doc("take what rounding the weights adds to the mean out of the biases")
     ] = True
+    equalize: Annotated[
+        bool | None, Doc("bring channels to one range before; default: with one weight scale a tensor")
+    ] = None
     rounding: Annotated[
         Literal["auto", "nearest", "hessian", "adaround"],
         Doc("how weights are rounded: to nearest, or by what it does to the outputs; auto: what pays"),
@@ -96,6 +102,9 @@ class Static(Pass, name="quantize.static"):
     ] = ()
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
+        if self.granularity == "per_tensor" if self.equalize is None else self.equalize:
+            with contextlib.suppress(Refused):  # nothing to bring together
+                Equalize(through_clip=True).apply(model, ctx)
         shapes = ctx.shapes(model)
         units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
         self._check_names(units)
@@ -113,7 +122,8 @@ class Static(Pass, name="quantize.static"):
             )
             compute = self._chosen(units, plan, ctx)
             values = quantized_values(plan)
-            means = mean_axes(plan) if self.bias_correction else {}
+            per_tensor = self.granularity == "per_tensor"
+            means = mean_axes(plan) if self.bias_correction or per_tensor else {}
             wanted = {v.name or "": means.get(v) for v in (*values.observed, *means)}
             statistics = ctx.statistics(model, wanted)
             found = _endless(plan, statistics)
@@ -164,10 +174,13 @@ class Static(Pass, name="quantize.static"):
         self, model: ir.Model, plan: Plan, values: Values, statistics: Mapping[str, Statistics], ctx: Context
     ) -> None:
         means: dict[ir.Value, Array] = {}
-        for value in mean_axes(plan) if self.bias_correction else ():
-            mean = statistics[value.name or ""].mean
-            if mean is not None:
-                means[value] = mean
+        powers: dict[ir.Value, Array] = {}
+        for value in mean_axes(plan):
+            known = statistics.get(value.name or "", Statistics())
+            if known.mean is not None and known.power is not None:
+                powers[value] = known.power
+                if self.bias_correction:
+                    means[value] = known.mean
         candidates = {
             name: activation_params(plan, values, statistics, observer, self._activation_type(ctx))
             for name, observer in self._observers(ctx).items()
@@ -179,7 +192,7 @@ class Static(Pass, name="quantize.static"):
             # A copy is written through its own values.
             same = Correspondence(model, place)
             weights = same.keys(
-                self._weights(plan, candidates[name], ctx) | {w: r.params for w, r in rounded.items()}
+                self._weights(plan, candidates[name], powers, ctx) | {w: r.params for w, r in rounded.items()}
             )
             activations = same.keys(candidates[name])
             Writer(place, same.plan(plan), activations, weights, same.keys(means), same.keys(rounded)).write()
@@ -193,7 +206,7 @@ class Static(Pass, name="quantize.static"):
             rounded |= rounder(
                 model,
                 [u for u in plan.units if u in plan.integer],
-                self._weights(plan, candidates[chosen], ctx),
+                self._weights(plan, candidates[chosen], powers, ctx),
                 candidates[chosen],
                 ctx,
                 method=method,
@@ -202,7 +215,7 @@ class Static(Pass, name="quantize.static"):
         write(model, chosen)
 
     def _weights(
-        self, plan: Plan, activations: dict[ir.Value, QParams], ctx: Context
+        self, plan: Plan, activations: dict[ir.Value, QParams], powers: Mapping[ir.Value, Array], ctx: Context
     ) -> dict[ir.Value, QParams]:
         chosen: dict[ir.Value, QParams] = {}
         axes: dict[ir.Value, set[int]] = {}
@@ -219,7 +232,13 @@ class Static(Pass, name="quantize.static"):
             # Tied weights whose outputs lie along different axes have one scale for all.
             along = self.granularity == "per_channel" and len(axes[weight]) == 1
             axis = _channel_axis(unit) if along else None
-            params = chosen.get(weight) or weight_params(array, self._weight_type(ctx, bits), axis)
+            qtype = self._weight_type(ctx, bits)
+            power = powers.get(unit.inputs[0])
+            params = chosen.get(weight) or (
+                weight_params(array, qtype, axis)
+                if axis is not None or power is None
+                else heard_params(array, unit.main, power, qtype)
+            )
             bias = (
                 unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
             )
