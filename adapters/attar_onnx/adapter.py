@@ -11,10 +11,10 @@ from attar_onnx.example import named_example
 
 
 class OnnxAdapter(Adapter):
-    """ONNX files (`.onnx`), their bytes, `onnx.ModelProto` and `onnx_ir.Model`."""
+    """ONNX files (`.onnx`), bundles (`.attar`), their bytes, `onnx.ModelProto` and `onnx_ir.Model`."""
 
     name: ClassVar[str] = "onnx"
-    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx", ".attar")
 
     def recognises(self, source: Any) -> bool:
         if isinstance(source, str | Path):
@@ -90,9 +90,15 @@ class OnnxAdapter(Adapter):
         return Exported(proto, run, tuple(notes))
 
     def save(self, exported: Exported, path: Path, **options: Any) -> tuple[Path, ...]:
-        """Write an `.onnx` file."""
+        """Write an `.onnx` file.
+
+        Raises:
+            InputError: the file cannot be written, or its name has another suffix.
+        """
         from attar.files import write_atomic
 
+        if path.suffix.lower() not in self.suffixes:
+            raise InputError(f"cannot write {path}: ONNX models are written as .onnx files")
         write_atomic(path, exported.native.SerializeToString())
         return (path,)
 
@@ -101,10 +107,11 @@ def _read(source: Any) -> tuple[Any, str]:
     """The IR of `source` as it is, as an object of its own, and what to call its origin."""
     import onnx
 
-    from attar import graph
+    from attar import bundle, graph
 
     if isinstance(source, str | Path):
-        return graph.read_model(source), Path(source).name
+        model = bundle.read(source).model if bundle.is_bundle(source) else graph.read_model(source)
+        return model, Path(source).name
     if isinstance(source, bytes | bytearray | memoryview):
         proto = graph.parse(bytes(source), "the given bytes")
         return graph.from_proto(proto, None, "the given bytes"), "memory"

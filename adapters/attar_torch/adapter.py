@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attar.adapters import Adapter, Exported, Loaded, type_path
 from attar.errors import InputError
+from attar_torch.installed import need_torch
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from attar.registry import Registry
 
-_PICKLES = (".pt", ".pth", ".th")
+_PICKLES = (".pt", ".pth", ".th", ".pkl", ".pickle")
 
 
 class TorchAdapter(Adapter):
@@ -59,6 +60,7 @@ class TorchAdapter(Adapter):
                     "module.load_state_dict(torch.load(path, weights_only=True)) "
                     "and give the module",
                 )
+            need_torch("reading a .pt2 file")
             from attar_torch.archive import read_program
 
             source = read_program(path)
@@ -95,6 +97,7 @@ class TorchAdapter(Adapter):
         """
         if options:
             raise InputError(f"writing for 'torch' has no option {sorted(options)[0]!r}")
+        need_torch("writing a PyTorch model")
         from attar_torch.writing.build import write_module
 
         return write_module(model, registry)

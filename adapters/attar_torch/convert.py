@@ -12,6 +12,7 @@ import torch
 from attar.errors import AttarError, ConversionError
 from attar_torch.axes import Axes, enlarged, resized
 from attar_torch.job import OPSET, Job, essence
+from attar_torch.lengths import may_unroll, unrolled
 from attar_torch.quiet import quiet
 from attar_torch.strides import forget_memory_formats
 from attar_torch.tracing import traced
@@ -29,9 +30,8 @@ def convert(job: Job) -> tuple[Any, list[str]]:
     """
     asked, job = job.axes, replace(job, axes=_workable(job))
     try:
-        program, kept = _capture(job)
-        model = to_ir(program, job.input_names, job.output_names)
-        return model, [*_fixed(job, asked, kept), *job.finish(model, kept)]
+        model, kept, notes = _exported(job)
+        return model, [*_fixed(job, asked, kept), *notes]
     except AttarError:
         raise
     except Exception as error:  # torch raises dozens of types here; the other exporter gets its chance
@@ -44,6 +44,19 @@ def convert(job: Job) -> tuple[Any, list[str]]:
     except Exception as second:
         raise _refusal(job, first, second) from first
     return model, [*notes, f"torch.export refused ({essence(first)}); the tracing exporter was used"]
+
+
+def _exported(job: Job) -> tuple[Any, Axes, list[str]]:
+    """By torch.export: the model in normal form, its dynamic axes, and notes."""
+    program, kept = _capture(job)
+    steps = bool(kept) and may_unroll(program)
+    model = to_ir(program, job.input_names, job.output_names)
+    notes = job.finish(model, kept)
+    bad = unrolled(job, model, kept) if steps else set()
+    if not bad:
+        return model, kept, notes
+    left = {i: good for i, d in kept.items() if (good := {a: n for a, n in d.items() if n not in bad})}
+    return _exported(replace(job, axes=left))
 
 
 def to_ir(program: Any, input_names: Sequence[str], output_names: Sequence[str], *, own: bool = True) -> Any:

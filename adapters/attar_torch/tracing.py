@@ -12,7 +12,7 @@ import torch
 from attar.errors import AttarError, ConversionError
 from attar_torch.axes import Axes, enlarged
 from attar_torch.job import Job
-from attar_torch.quiet import quiet
+from attar_torch.quiet import no_stdout, quiet
 from attar_torch.structure import to_numpy
 
 _TRACED_OPSET = 17  # the newest that the tracing exporter writes without gaps
@@ -46,7 +46,7 @@ def _trace(job: Job, axes: Axes) -> Any:
     inner = job.flat.module
     # TorchScript needs no tracing, and refuses to be traced from outside.
     source = inner if isinstance(inner, torch.jit.ScriptModule) else job.flat
-    with quiet():
+    with quiet(), no_stdout():
         torch.onnx.export(
             source,
             enlarged(job.tensors, axes),
@@ -62,6 +62,11 @@ def _trace(job: Job, axes: Axes) -> Any:
 
 def _refuse_branches(job: Job, model: Any, axes: Axes) -> None:
     """Tracing follows one way through the code. Inputs of another sign and order show if there are more."""
+    if job.tensors and not model.graph.inputs:
+        raise ConversionError(
+            f"{job.what} computes its result in Python or by operators that torch cannot trace: "
+            "traced, it depends on none of its inputs"
+        )
     other = []
     for tensor in job.tensors:
         flipped = tensor.flip(tensor.ndim - 1) if tensor.ndim else tensor

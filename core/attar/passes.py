@@ -99,7 +99,7 @@ class Option:
         return _type_name(self.type)
 
 
-_RESERVED = ("name", "requires", "needs", "plans", "aim", "idempotent", "tolerance")
+_RESERVED = ("name", "requires", "needs", "plans", "aim", "breaks", "idempotent", "tolerance")
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -113,6 +113,8 @@ class Pass:
             repair.
         aim: what the pass is for. A recipe that aims at "size" and has no step that aims at "speed" may give
             a slower model if it is a smaller one; the report says so. Others may not.
+        breaks: what other passes noted on weights and this one may undo: "zeros", "pattern", "values"; see
+            `attar.invariants`.
         idempotent: applying the pass twice equals applying it once; conformance checks it.
         tolerance: largest relative output difference that the conformance zoo may show, None for lossy
             without bound.
@@ -123,6 +125,7 @@ class Pass:
     needs: ClassVar[tuple[str, ...]] = ()
     plans: ClassVar[bool] = False
     aim: ClassVar[Literal["", "speed", "size"]] = ""
+    breaks: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
     tolerance: ClassVar[float | None] = None
 

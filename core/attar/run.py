@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from attar import graph
+from attar import bundle, graph, invariants
 from attar.context import Context
 from attar.costs import CostTable
 from attar.errors import AttarError, InputError, Refused, VerifyError, check_whole
@@ -38,7 +38,8 @@ class Result:
     runnable: ir.Model
 
     def save(self, path: str | Path, *, portable: bool = False) -> None:
-        """Write the model that was measured.
+        """Write the model that was measured; to a name that ends in `.attar`, as a bundle with recipe and
+        report.
 
         Args:
             portable: without the target's lowerings, for other tools and runtimes.
@@ -46,7 +47,11 @@ class Result:
         Raises:
             InputError: the folder does not exist or cannot be written.
         """
-        graph.save(self.model if portable else self.runnable, path)
+        model = self.model if portable else self.runnable
+        if bundle.is_bundle(path):
+            bundle.write(model, path, report=self.report)
+        else:
+            graph.save(model, path)
 
 
 def run_pass(step: Pass, model: ir.Model, ctx: Context, feeds: Feeds | None = None) -> tuple[ir.Model, Step]:
@@ -80,8 +85,9 @@ def run_pass(step: Pass, model: ir.Model, ctx: Context, feeds: Feeds | None = No
         ) from error
     try:
         verify(model, copy, ctx.runtime, feeds)
+        record.changes += invariants.recheck(model, copy, type(step).breaks)
     except VerifyError as error:
-        raise VerifyError(f"pass {step.name!r} broke the model: {error.message}") from error
+        raise VerifyError(f"pass {step.name!r} broke the model: {error.message}", hint=error.hint) from error
     record.seconds = time.perf_counter() - started
     record.bytes_after, record.nodes_after = graph.saved_size(copy), _count(copy)
     done = graph.provenance(copy).get("passes", "")

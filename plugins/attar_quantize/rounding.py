@@ -20,6 +20,7 @@ import onnx_ir as ir
 from attar import graph, solve
 from attar.context import Context
 from attar.gram import Gram, from_rows, layer_input, rows_of
+from attar.invariants import held
 from attar_quantize.adaround import adaround
 from attar_quantize.bias import weight_scales_for_bias
 from attar_quantize.scheme import Array, QParams
@@ -86,11 +87,16 @@ def round_weights(
 
 
 def readers_of(units: Sequence[Unit], params: Mapping[ir.Value, QParams]) -> dict[ir.Value, list[Unit]]:
-    """The weights that can be rounded on Gram matrices, with the units that read them."""
+    """The weights that can be rounded on Gram matrices, with the units that read them.
+
+    Those that were pruned or clustered are rounded to nearest: what is equal stays equal, zero stays zero.
+    """
     out: dict[ir.Value, list[Unit]] = {}
     for unit in units:
         weight = unit.weight
-        if weight is not None and weight in params and params[weight].block == 0:
+        if weight is None or weight not in params or held(weight).kinds:
+            continue
+        if params[weight].block == 0:
             out.setdefault(weight, []).append(unit)
     return {w: users for w, users in out.items() if all(layer_input(u.main) for u in users)}
 

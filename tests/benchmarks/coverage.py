@@ -27,7 +27,19 @@ Made by `python tests/benchmarks/coverage.py`, which sends each of ONNX's node t
 every other input a constant) through every adapter: the IR is written as a native model, the model is run in
 its framework, and its outputs are compared with those that ONNX recorded. *core* are the operators of
 convolutional networks, transformers and recurrent networks. What a framework cannot say exactly is refused
-with a `ConversionError` that names the nodes; the last column counts wrong answers.
+with a `ConversionError` that names the nodes; the last column counts wrong answers. The suite
+is part of attar, for adapters and lowerings of your own:
+
+```python
+from attar.registry import default_registry
+from attar.testing.node_suite import node_cases, run_suite
+
+registry = default_registry()
+cases = [case for case in node_cases() if case.op in ("Conv", "MaxPool", "LSTM")]
+tally = run_suite(registry.get_adapter("torch"), cases, registry=registry)
+assert tally.of("wrong", "broken") == []
+print(tally.count("passed"), "of", len(cases))
+```
 
 """
 

@@ -155,6 +155,7 @@ def recipe(count: int) -> None:
     calibration = load.mobilenet_v1(load.jpegs(load.P("imagenet", "sample1k_dev.npz"))[0][:100])
     net = torch_models.MobileNetV1()
     net.load_state_dict(torch.load(DATA / "mobilenet_v1_075/mobilenet_v1_075_224.pt", weights_only=True))
+    net = torch.nn.Sequential(net, torch.nn.Softmax(1))  # as the other two files have it
     base = DATA / "mobilenet_v1_075/mobilenet_v1_075_224"
     for name, source, channels_last in (
         ("torch", net.eval(), False),

@@ -4,12 +4,15 @@ runs.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from attar.errors import AttarError, ConversionError, InputError
 from attar_tensorflow.reading.functions import essence, from_concrete, specs_of, trace
 from attar_tensorflow.reading.program import Program, flat_outputs, unique
+
+_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object):?) '?([\w>.]+)")
 
 
 def read_file(path: Path) -> Any:
@@ -37,8 +40,9 @@ def read_file(path: Path) -> Any:
                 hint="build the model in Python, load its weights and give the model",
             ) from error
         if "custom" in text.lower() or "Unknown layer" in text or "could not locate" in text.lower():
+            named = dict.fromkeys(_UNKNOWN.findall(text))
             raise InputError(
-                f"{path} needs custom objects that are not registered: {essence(error)}",
+                f"{path} needs custom objects that are not registered: {', '.join(named) or essence(error)}",
                 hint="register them with keras.saving.register_keras_serializable, or give the live model",
             ) from error
         raise InputError(f"{path} cannot be read as a Keras model: {essence(error)}") from error

@@ -12,6 +12,7 @@ from attar.adapters import Loaded
 from attar.errors import AttarError, ConversionError, InputError
 from attar.specs import TensorSpec, input_specs
 from attar_tensorflow.adapter import kind_of
+from attar_tensorflow.installed import need_tensorflow
 from attar_tensorflow.reading.quiet import quiet
 
 if TYPE_CHECKING:
@@ -33,13 +34,7 @@ def read(
     """Read `source`; see `TensorFlowAdapter.load`."""
     kind = kind_of(source)
     with quiet():
-        try:
-            import tensorflow  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                "reading TensorFlow models needs tensorflow, which is not installed",
-                hint='pip install "attar[tensorflow]"',
-            ) from error
+        need_tensorflow("reading a TensorFlow model")
         try:
             program = _program(
                 source, kind, inputs, signature=signature, outputs=outputs, input_names=input_names

@@ -112,7 +112,7 @@ class Interpreter:
 
 def _open(data: bytes, delegate: bool) -> Any:
     if not available():
-        raise InputError("running a .tflite file needs TensorFlow", hint="pip install attar[tensorflow]")
+        raise InputError("running a .tflite file needs TensorFlow", hint="pip install 'attar[tensorflow]'")
     import os
     import warnings
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from attar.errors import AttarError, ConversionError
 from attar.graph import const_array
 from attar_tensorflow.writing.context import Ctx, Lowering, Tensor, View
+from attar_tensorflow.writing.refusals import Refusals
 
 _BYTES = {"int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8}
 _NUMBERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -106,7 +107,7 @@ class Evaluator:
                 raise view.refuse(f"{value.name!r} has no value")
             return tensor_of(array, view)
 
-        for node in graph:
+        def lower(node: ir.Node) -> None:
             view = View(node, opset=self.opset)
             ctx = Ctx(
                 [value_of(v, view) for v in node.inputs],
@@ -114,6 +115,11 @@ class Evaluator:
             )
             outputs = lowered(self.table[view.op], ctx, view)
             known.update(zip(node.outputs, outputs, strict=False))
+
+        refusals = Refusals()
+        for node in graph:
+            refusals.attempt(node, lower)
+        refusals.check()
         end = View(ir.node("Identity", []), opset=self.opset)
         found = [value_of(v, end) for v in graph.outputs]
         if any(t is None for t in found):

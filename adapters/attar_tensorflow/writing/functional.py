@@ -20,6 +20,7 @@ from attar_tensorflow.writing.layers import LAYERS
 from attar_tensorflow.writing.layers.made import Made
 from attar_tensorflow.writing.names import Names, owner
 from attar_tensorflow.writing.operator_layer import Operator
+from attar_tensorflow.writing.refusals import Refusals
 from attar_tensorflow.writing.roles import is_weight
 
 _SMALL = 256  # elements up to which a constant that is no weight stays in the layer's config
@@ -70,8 +71,10 @@ class Writer:
             )
         self._reserved = {v: self.names.give(v.name or "output") for v in graph.outputs}
         given = [self.known[v] for v in inputs]
+        refusals = Refusals()
         for node in graph:
-            self._node(node)
+            refusals.attempt(node, self._node)
+        refusals.check()
         outputs = [self.known[v] for v in graph.outputs]
         model = keras.Model(
             given if len(given) > 1 else given[0],

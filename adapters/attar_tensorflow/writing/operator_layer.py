@@ -67,23 +67,25 @@ class Operator(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         view = View(self._decoded, opset=self.node["opset"], wanted=self._wanted)
-        tensors: list[Tensor | None] = []
-        for index, value in enumerate(self._decoded.inputs):
-            if value is None:
-                tensors.append(None)
-            elif index in self._own:
-                tensors.append(tf.convert_to_tensor(self._own[index].value))
-            elif index in self._fed:
-                tensors.append(given[self._fed.index(index)])
-            else:
-                tensors.append(tensor_of(value.const_value.numpy(), view))
         try:
+            tensors = [self._tensor(i, given, view) for i in range(len(self._decoded.inputs))]
             outputs = lowered(self._lower, Ctx(tensors, bool(training)), view)
         except ConversionError as error:
             self.refusal = error  # Keras wraps what escapes from here
             raise
         kept = [o for o, wanted in zip(outputs, self._wanted, strict=False) if wanted]
         return kept[0] if len(kept) == 1 else kept
+
+    def _tensor(self, index: int, given: list[Any], view: View) -> Tensor | None:
+        """Input `index` of the operator: absent, a variable, what the layer is called on, or a constant."""
+        value = self._decoded.inputs[index]
+        if value is None:
+            return None
+        if index in self._own:
+            return tf.convert_to_tensor(self._own[index].value)
+        if index in self._fed:
+            return given[self._fed.index(index)]
+        return tensor_of(value.const_value.numpy(), view)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "node": copy.deepcopy(self.node)}

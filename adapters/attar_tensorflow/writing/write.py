@@ -14,6 +14,7 @@ from attar.errors import ConversionError, InputError, did_you_mean
 from attar.graph import tidy
 from attar.registry import Registry
 from attar.specs import input_specs
+from attar_tensorflow.installed import need_tensorflow
 
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     "form": ("auto", "keras", "module"),
@@ -39,8 +40,10 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def write(model: ir.Model, *, registry: Registry, **options: Any) -> Exported:
     """See `attar_tensorflow.writing.write_model`."""
     chosen = options_of(options)
+    need_tensorflow("writing a TensorFlow model")
     table = lowerings(registry)
     prepared = prepare(model, table, "TensorFlow", registry=registry)
+    _refuse_outputs(prepared)
     notes: list[str] = []
     if chosen["fake_quantize"]:
         _fake(prepared, notes)
@@ -92,6 +95,21 @@ def _keras(
     return Exported(
         network, runner(network, outputs, names, turned[:count], turned[count:]), tuple(notes), tolerance
     )
+
+
+def _refuse_outputs(prepared: ir.Model) -> None:
+    """Inside, small integers travel in bytes; handed out, they would be of another type than the model's."""
+    lacking = {
+        f"{value.dtype.name} output": [value.name or "?"]
+        for value in prepared.graph.outputs
+        if value.dtype is not None and value.dtype.name in ("INT2", "UINT2", "INT4", "UINT4")
+    }
+    if lacking:
+        raise ConversionError(
+            "TensorFlow cannot say this exactly: it has no tensors of such types",
+            missing=lacking,
+            hint="cast the output to int8 or uint8",
+        )
 
 
 def _fake(prepared: ir.Model, notes: list[str]) -> None:

@@ -163,18 +163,29 @@ def _back(adapter: Adapter, case: NodeCase, native: Any, registry: Registry) -> 
         return Outcome(case, "broken", f"reading back: {type(error).__name__}: {error.message}")
     except Exception as error:
         return Outcome(case, "broken", f"reading back: {type(error).__name__}: {error}")
+    if len(session.inputs) != len(case.feeds):
+        return Outcome(case, "wrong", "read back: an input is lost")
+    feeds = dict(zip([s.name for s in session.inputs], case.feeds.values(), strict=True))
     try:
-        feeds = dict(zip([s.name for s in session.inputs], case.feeds.values(), strict=True))
-        if any(w.dtype.name == "bfloat16" for w in case.wanted):  # ONNX Runtime cannot hand it to numpy
-            from onnx.reference import ReferenceEvaluator
-
-            got = ReferenceEvaluator(ir.to_proto(loaded.model)).run(None, feeds)
-        else:
-            got = session.run(feeds)
-        complaint = _compare(case, got)
+        complaint = _compare(case, session.run(feeds))
+    except AttarError as error:
+        complaint = error.message
     except Exception as error:
         return Outcome(case, "broken", f"running what was read back: {type(error).__name__}: {error}")
+    if complaint and _right_by_reference(case, loaded.model, feeds):
+        complaint = ""
     return Outcome(case, "wrong" if complaint else "passed", complaint and f"read back: {complaint}")
+
+
+def _right_by_reference(case: NodeCase, model: ir.Model, feeds: dict[str, Array]) -> bool:
+    """Whether ONNX's own evaluator gives what was recorded. ONNX Runtime does not hand small floats to numpy,
+    and misses the tolerance of some cases itself."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        return not _compare(case, ReferenceEvaluator(ir.to_proto(model)).run(None, feeds))
+    except Exception:  # it lacks operators and raises whatever numpy raises
+        return False
 
 
 def _compare(case: NodeCase, got: Sequence[Any]) -> str:

@@ -1,0 +1,205 @@
+"""How much the network would miss a unit: importances by name.
+
+An importance is a function `(groups, model, ctx) -> [scores of the units of each group]`; higher is more
+important. Scores of different groups are compared when channels are ranked over the whole network, so those
+that depend on the scale of a layer's weights are divided by the mean of their group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from attar import graph, solve
+from attar.context import Context
+from attar.gram import Gram, LayerInput, collect, layer_input, rows_of, sweeps
+from attar_prune.groups import Group, Part, Use
+from attar_prune.refit import Dense
+
+Floats = npt.NDArray[np.float64]
+Importance = Callable[[Sequence[Group], ir.Model, Context], list[Floats]]
+# Multiply-accumulates of eliminating the units of one group one after the other; more are judged at once.
+_GREEDY = 4e9
+_MATRICES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Gather"})
+
+
+def l1(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Sum of the magnitudes of the weights that make a unit (Li et al. 2017, arXiv:1608.08710)."""
+    return [_relative(_by_rows(g, lambda rows: np.abs(rows).sum(axis=1))) for g in groups]
+
+
+def l2(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Euclidean norm of the weights that make a unit."""
+    return [_relative(np.sqrt(_by_rows(g, lambda rows: (rows**2).sum(axis=1)))) for g in groups]
+
+
+def bn(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Magnitude of the BatchNormalization scales (Liu et al. 2017, arXiv:1708.06519); l1 where there are
+    none."""
+    found = []
+    for group in groups:
+        scores = np.zeros(group.size)
+        for use in group.makers():
+            if use.node.op_type == "BatchNormalization" and use.input == 1:
+                np.add.at(scores, use.part.units, np.abs(_rows(use.part))[:, 0])
+        found.append(_relative(scores) if scores.any() else l1([group], model, ctx)[0])
+    return found
+
+
+def geometric_median(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Distance of a unit's weights to those of the others: the most replaceable go first (He et al. 2019,
+    arXiv:1811.00250)."""
+
+    def distances(rows: Floats) -> Floats:
+        squares = (rows**2).sum(axis=1)
+        between = squares[:, None] + squares[None] - 2 * rows @ rows.T
+        return np.asarray(np.sqrt(np.maximum(between, 0)).sum(axis=1))
+
+    return [_relative(_by_rows(g, distances)) for g in groups]
+
+
+def activation(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Root mean square of what arrives at the readers of a unit, on the calibration data."""
+    wanted: dict[str, int] = {}
+    places: list[list[tuple[str, Part]]] = []
+    for group in groups:
+        read = {use.node.inputs[0] for use in group.readers()}
+        made = {out for use in group.makers() if use.node.op_type in _MATRICES for out in use.node.outputs}
+        mine = [
+            (p.value.name or "", p) for p in group.parts if p.value in (read or made) and p.value.producer()
+        ]
+        mine = [pair for pair in mine if wanted.setdefault(pair[0], pair[1].axis) == pair[1].axis]
+        places.append(mine)
+    statistics = ctx.statistics(model, wanted)
+    found = []
+    for group, mine in zip(groups, places, strict=True):
+        scores = np.zeros(group.size)
+        for name, part in mine:
+            power = statistics[name].power
+            if power is not None and len(power) > int(part.places.max()):
+                np.add.at(scores, part.units, power[part.places])
+        found.append(_relative(np.sqrt(scores)) if scores.any() else l1([group], model, ctx)[0])
+    return found
+
+
+def random(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Uniform: what any other importance has to beat."""
+    return [ctx.rng("prune.channels", g.name).random(g.size) for g in groups]
+
+
+def gram(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]:
+    """Error that the readers of a unit are left with after their other weights have done what they can.
+
+    With H the Gram matrix of a reader's inputs and S the columns of the unit, removing S and refitting the
+    rest costs tr(W_S (H^-1_SS)^-1 W_S^T) (the Optimal Brain Surgeon of a block; Hassibi & Stork 1993). Units
+    go one after the other, with H^-1 and W brought up to date, and the score is the cost at that point as a
+    share of the reader's signal. Needs calibration data.
+    """
+    wanted: dict[LayerInput, list[tuple[int, Use]]] = {}
+    for number, group in enumerate(groups):
+        for use in group.readers():
+            item = layer_input(use.node) if use.input == 1 else None
+            counts = np.bincount(use.part.units, minlength=group.size)
+            if item is not None and item.group == 1 and (counts == counts[0]).all():
+                wanted.setdefault(item, []).append((number, use))
+    kept: dict[int, list[_Reader]] = {}
+    for portion in sweeps(wanted):
+        data = Dense(ctx.calibration)
+        grams = collect(model, portion, data, ctx.runtime, threads=ctx.threads, seed=ctx.seed)
+        for item, found in grams.items():
+            for number, use in wanted[item]:
+                kept.setdefault(number, []).append(_Reader(use, found))
+    plain = l2(groups, model, ctx)
+    return [_eliminated(g, kept[k]) if k in kept else plain[k] for k, g in enumerate(groups)]
+
+
+BUILTIN: Mapping[str, Importance] = {
+    "l1": l1,
+    "l2": l2,
+    "bn": bn,
+    "geometric_median": geometric_median,
+    "activation": activation,
+    "gram": gram,
+    "random": random,
+}
+
+
+class _Reader:
+    """One layer that reads a group: weights [outputs, K], inverse Gram matrix, the columns of each unit."""
+
+    def __init__(self, use: Use, found: Gram) -> None:
+        array: Any = graph.const_array(use.node.inputs[1])
+        self.weight = rows_of(use.node, np.asarray(array, np.float64))[0]
+        h = solve.damped(found.covariance[0], 1e-3)
+        self.signal = max(float(np.einsum("ok,kl,ol->", self.weight, h, self.weight)), 1e-30)
+        self.inverse = np.linalg.inv(h)
+        taps = self.weight.shape[1] // max(1, array.shape[use.part.axis])
+        columns = use.part.places[:, None] * taps + np.arange(taps)
+        order = np.argsort(use.part.units, kind="stable")
+        self.columns = columns[order].reshape(int(use.part.units.max()) + 1, -1)
+
+    def costs(self, units: Sequence[int]) -> Floats:
+        """What each of these units would cost if it were the next to go, as a share of the signal."""
+        s = self.columns[list(units)]  # [units, columns of each]
+        blocks = self.inverse[s[:, :, None], s[:, None, :]]
+        w = self.weight.T[s]  # [units, columns, outputs]
+        return np.asarray(np.einsum("uco,uco->u", w, np.linalg.solve(blocks, w))) / self.signal
+
+    def drop(self, unit: int) -> None:
+        s = self.columns[unit]
+        ratio = np.linalg.solve(self.inverse[np.ix_(s, s)], self.inverse[s])  # [S, K]
+        self.weight -= self.weight[:, s] @ ratio
+        self.inverse -= self.inverse[:, s] @ ratio
+        self.inverse[s, s] = 1.0  # out of the game: its weights are zero, so it costs nothing more
+        self.weight[:, s] = 0.0
+
+
+def _eliminated(group: Group, readers: list[_Reader]) -> Floats:
+    scores = np.sum([r.costs(range(group.size)) for r in readers], axis=0)
+    work = sum(float(r.weight.shape[1]) ** 2 * r.columns.shape[1] for r in readers) * group.size
+    if work > _GREEDY or group.size < 3:
+        return scores
+    left = list(range(group.size))
+    now, reached = scores.copy(), 0.0
+    while len(left) > 1:
+        unit = min(left, key=lambda u: now[u])
+        reached = max(reached, float(now[unit]))
+        scores[unit] = reached
+        left.remove(unit)
+        for reader in readers:
+            reader.drop(unit)
+        now[left] = np.sum([r.costs(left) for r in readers], axis=0)
+    scores[left] = max(reached, float(now[left[0]]))
+    return scores
+
+
+def _relative(scores: Floats) -> Floats:
+    mean = scores.mean()
+    return scores / mean if mean > 0 else scores
+
+
+def _rows(part: Part) -> Floats:
+    """The slices of a weight at the places of a part, `[places, numbers]`, float64."""
+    array: Any = graph.const_array(part.value)
+    rows = np.moveaxis(np.asarray(array, np.float64), part.axis, 0)[part.places]
+    return rows.reshape(len(part.places), -1)
+
+
+def _by_rows(group: Group, judge: Callable[[Floats], Floats]) -> Floats:
+    """Scores of the weights that make the units, added up over all makers."""
+    scores = np.zeros(group.size)
+    seen = set()
+    for use in group.makers():
+        part = use.part
+        if (
+            use.node.op_type in _MATRICES
+            and len(part.value.shape or ()) > 1
+            and (part.value, part.axis) not in seen
+        ):
+            seen.add((part.value, part.axis))
+            np.add.at(scores, part.units, judge(_rows(part)))
+    return scores

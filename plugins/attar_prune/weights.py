@@ -1,0 +1,238 @@
+"""`prune.weights`: zeros among the weights, one by one, in N:M patterns or in blocks; for size."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from attar import graph, invariants, solve
+from attar.context import Context
+from attar.errors import InputError, RecipeError, Refused, did_you_mean
+from attar.passes import Choice, Doc, Pass, Range
+from attar_prune import masks, sparse
+from attar_prune.sparse_data import Effect, at_once, each_gram, hessian, in_sequence
+from attar_prune.weights_layers import OPERATORS, Layer, find_layers
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Weights(Pass, name="prune.weights"):
+    """Set the least important weights to zero.
+
+    magnitude takes the smallest (Han et al. 2015); wanda weighs them by the size of their inputs (Sun et al.
+    2023); sparsegpt, the default, also moves the weights that stay, so that the outputs change least, layer
+    after layer (Frantar and Alistarh 2023). The last two need calibration data, no labels.
+
+    Zeros make the `.attar` bundle small. They give no speed: runtimes on CPUs multiply by them all the same.
+    """
+
+    aim = "size"
+    breaks = ("values",)
+
+    ratio: Annotated[float, Range(0.0, 0.99), Doc("share of the weights that become zero")] = 0.5
+    method: Annotated[
+        str, Choice("sparsegpt", "wanda", "magnitude"), Doc("which weights go; sparsegpt moves the others")
+    ] = "sparsegpt"
+    pattern: Annotated[
+        str, Doc("N:M instead of `ratio`: of each M neighbouring input channels N stay, e.g. 2:4")
+    ] = ""
+    block: Annotated[
+        tuple[int, ...], Range(1), Doc("weights that go together, as (outputs, inputs); empty: one by one")
+    ] = ()
+    threshold: Annotated[
+        float, Range(0.0), Doc("instead of `ratio`: smaller magnitudes go (wanda: times the input's)")
+    ] = 0.0
+    scope: Annotated[
+        str, Choice("auto", "row", "layer", "global"),
+        Doc("where `ratio` holds: each output, each weight, or over all; auto: row for wanda, else layer"),
+    ] = "auto"  # fmt: skip
+    sequential: Annotated[
+        bool, Doc("sparsegpt: each layer for the inputs that the pruned layers before it give")
+    ] = True
+    damping: Annotated[float, Range(0.0), Doc("sparsegpt: how little the data are trusted")] = 0.03
+    depth: Annotated[
+        int, Range(1), Doc("weights whose outputs sum over fewer numbers stay dense (depthwise kernels)")
+    ] = 16
+    keep: Annotated[tuple[str, ...], Doc("patterns of nodes or weights that stay dense")] = ()
+    operators: Annotated[
+        tuple[str, ...], Doc("operator types whose weights are pruned; empty: all that are known")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for operator in self.operators:
+            if operator not in OPERATORS:
+                raise RecipeError(
+                    f"{self.name}: option 'operators' names {operator!r}, whose weights are not known",
+                    hint=did_you_mean(operator, OPERATORS),
+                )
+        if self.pattern:
+            self._n_of_m()
+        if self.block and len(self.block) != 2:
+            raise RecipeError(f"{self.name}: option 'block' = {self.block!r} must be (outputs, inputs)")
+        if sum(map(bool, (self.pattern, self.block, self.threshold))) > 1:
+            raise RecipeError(f"{self.name}: of 'pattern', 'block' and 'threshold' only one can be given")
+        if self.threshold and self.method == "sparsegpt":
+            raise RecipeError(
+                f"{self.name}: option 'threshold' goes with method magnitude or wanda",
+                hint="sparsegpt moves the weights, so their sizes say little",
+            )
+
+    def apply(self, model: ir.Model, ctx: Context) -> None:
+        if self.method != "magnitude" and ctx.data is None:
+            raise InputError(
+                f"pass {self.name!r} with method {self.method!r} needs calibration data",
+                hint="give compress(..., calibration=...), or choose method 'magnitude'",
+            )
+        layers = self._chosen(model, ctx)
+        if not layers:
+            reasons = [(s.name, s.reason) for s in ctx.step.skipped]
+            raise Refused("no weight can be pruned", nodes=reasons)
+        before = sum(_zeros(layer) for layer in layers)
+        if self.method == "sparsegpt":
+            ratios = self._ratios(model, layers, ctx)
+            work = in_sequence if self.sequential and not ctx.probing else at_once
+            work(model, layers, ctx, lambda *args: self._thinned(ratios, *args), self.damping)
+        else:
+            importance = self._importance(model, layers, ctx)
+            bound = self._bound(list(importance.values()))
+            for layer in layers:
+                array = layer.array
+                mask = layer.stored(self._mask(importance[layer], bound)) != 0
+                graph.replace_weight(layer.weight, np.where(mask, np.zeros((), array.dtype), array))
+        for layer in layers:
+            self._note(layer)
+        numbers, after = sum(layer.array.size for layer in layers), sum(_zeros(layer) for layer in layers)
+        if after == before:
+            raise Refused("no weight is small enough to become zero")
+        ctx.note(f"{after} of {numbers} numbers in {len(layers)} weights are zero ({after / numbers:.1%})")
+
+    def alternatives(self) -> tuple[Pass, ...]:
+        """Fewer zeros."""
+        options = {k: v for k, v in self.to_dict().items() if k != "name"}
+        if self.pattern or self.threshold or self.ratio <= 0.2:
+            return ()
+        return tuple(type(self)(**{**options, "ratio": round(self.ratio * f, 3)}) for f in (0.75, 0.5))
+
+    # -- which weights ---------------------------------------------------------------------------------------
+
+    def _chosen(self, model: ir.Model, ctx: Context) -> list[Layer]:
+        found = find_layers(model, self.operators or tuple(OPERATORS), ctx)
+        names = [name for layer in found for name in layer.names]
+        for pattern in self.keep:
+            if not fnmatch.filter(names, pattern):
+                raise RecipeError(
+                    f"{self.name}: option 'keep' = {pattern!r} matches no weight or node",
+                    hint=did_you_mean(pattern, names),
+                )
+        out = []
+        for layer in found:
+            why = self._why_not(layer)
+            if why:
+                ctx.skip(layer.weight, why, names=layer.names)
+            else:
+                out.append(layer)
+        return out
+
+    def _why_not(self, layer: Layer) -> str:
+        if any(fnmatch.fnmatchcase(name, pattern) for name in layer.names for pattern in self.keep):
+            return "kept dense by option keep"
+        if layer.depth < self.depth:
+            return f"its outputs sum over {layer.depth} numbers only: zeros cost much there and save little"
+        if self.pattern and layer.array.shape[layer.axes[1]] % self._n_of_m()[1]:
+            return f"{layer.array.shape[layer.axes[1]]} input channels do not divide into {self.pattern}"
+        if self.method != "magnitude" and layer.inputs is None:
+            return "what it is multiplied with cannot be observed; method magnitude would prune it"
+        return ""
+
+    # -- how much of each ------------------------------------------------------------------------------------
+
+    def _n_of_m(self) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", self.pattern)
+        n, m = (int(g) for g in match.groups()) if match else (0, 0)
+        if not 0 < n < m:
+            raise RecipeError(
+                f"{self.name}: option 'pattern' = {self.pattern!r} is not of the form N:M with 0 < N < M",
+                hint="2:4: of each 4 neighbours 2 stay",
+            )
+        return n, m
+
+    def _ratios(self, model: ir.Model, layers: Sequence[Layer], ctx: Context) -> dict[Layer, float]:
+        """The share of each layer, so that what the model's outputs lose is least.
+
+        A layer's score of a weight is its share of the layer's energy, times how much of a relative error of
+        the layer reaches the outputs, which is measured.
+        """
+        if self.scope != "global" or self.pattern:
+            return dict.fromkeys(layers, self.ratio)
+        scores = {}
+        effect = Effect(model, ctx)
+        for layer, gram in each_gram(layers, graph.clone(model), ctx):
+            rows, h = layer.rows(layer.array), hessian(layer, gram, self.damping)
+            whole = max(float(solve.cost(rows, h).sum()), 1e-30)
+            importance = sparse.obs(rows, np.linalg.inv(h))
+            trial = sparse.settle(rows, h, masks.lowest(importance, self.ratio), rounds=12)
+            error = float(solve.cost(rows - trial, h).sum()) / whole
+            gain = effect.of(layer, trial, gram) / max(error, 1e-12)
+            scores[layer] = (importance * (gain / whole)).astype(np.float32)
+        return sparse.shares({layer: scores[layer] for layer in layers}, self.ratio)
+
+    def _thinned(self, ratios: Mapping[Layer, float], layer: Layer, rows: Array, h: Array) -> Array:
+        return sparse.best(
+            rows,
+            h,
+            ratios[layer],
+            pattern=self._n_of_m() if self.pattern else None,
+            block=(self.block[0], self.block[1]) if self.block else None,
+            floor=layer.rows(layer.array) == 0,
+            by_row=self.scope == "row",
+        )
+
+    # -- magnitude and Wanda ---------------------------------------------------------------------------------
+
+    def _importance(self, model: ir.Model, layers: Sequence[Layer], ctx: Context) -> dict[Layer, Array]:
+        if self.method == "magnitude":
+            return {layer: np.abs(layer.rows(layer.array)) for layer in layers}
+        found = {}
+        for layer, gram in each_gram(layers, graph.clone(model), ctx):
+            power = np.einsum("gkk->gk", gram.moment)[:, layer.order()]
+            found[layer] = np.sqrt(np.maximum(power, 0))[:, None, :] * np.abs(layer.rows(layer.array))
+        return {layer: found[layer] for layer in layers}
+
+    def _bound(self, importance: Sequence[Array]) -> float:
+        """What lies below it goes, where one bound holds for all weights; else -1."""
+        if self.threshold:
+            return self.threshold
+        if self.scope != "global" or self.pattern or self.block:
+            return -1.0
+        flat = np.concatenate([part.reshape(-1) for part in importance])
+        count = round(self.ratio * flat.size)
+        return float(np.partition(flat, count)[count]) if count < flat.size else float("inf")
+
+    def _mask(self, importance: Array, bound: float) -> Array:
+        if self.pattern:
+            return masks.n_of_m(importance, *self._n_of_m())
+        if self.block:
+            return masks.blocks(importance, (self.block[0], self.block[1]), self.ratio)
+        if bound >= 0:
+            return importance < bound
+        by_row = self.scope == "row" or (self.scope == "auto" and self.method == "wanda")
+        return masks.lowest(importance, self.ratio, by_row=by_row)
+
+    def _note(self, layer: Layer) -> None:
+        """Tell the driver what later passes have to keep."""
+        pattern = None
+        if self.pattern:
+            n, m = self._n_of_m()
+            pattern = (m - n, m, layer.axes[1])
+        invariants.hold(layer.weight, zeros=True, pattern=pattern, axis=layer.axes[0])
+
+
+def _zeros(layer: Layer) -> int:
+    array = layer.array
+    return int(array.size - np.count_nonzero(array))

@@ -1,0 +1,267 @@
+"""Bundles: every tensor comes back to the byte, small where weights say little, and bad files are refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import attar
+from attar import bundle, graph
+from attar.bundle import codec, streams
+from attar.cli import cli
+from attar.errors import InputError
+from attar.testing import ZOO
+from attar.testing.build import Net
+
+RNG = np.random.default_rng(0)
+
+
+def tensors(model: ir.Model) -> dict[str, tuple[Any, ...]]:
+    return {
+        f"{g.name}/{v.name}": (t.dtype, tuple(t.shape.numpy()), t.tobytes())
+        for g in model.graphs()
+        for v in g.initializers.values()
+        if (t := v.const_value) is not None
+    }
+
+
+def clustered(count: int = 32) -> ir.Model:
+    net = Net("clustered")
+    x = net.input("x", "N", 256)
+    book = RNG.standard_normal(count).astype(np.float32)
+    w = book[RNG.integers(0, count, (256, 300))]
+    w[RNG.random(w.shape) < 0.5] = 0
+    return net.model(y=net.op("MatMul", x, net.const(w, "w")))
+
+
+@pytest.mark.parametrize("name", list(ZOO))
+def test_every_model_comes_back_to_the_byte(name: str, tmp_path: Path) -> None:
+    model = ZOO[name].build()
+    before = graph.to_bytes(model)
+    bundle.write(model, tmp_path / "m.attar")
+    back = bundle.read(tmp_path / "m.attar").model
+    assert tensors(back) == tensors(model)
+    assert graph.to_bytes(back) == before == graph.to_bytes(model)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16, np.uint32, np.uint64]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=24),
+        elements=st.one_of(st.integers(0, 3), st.integers(0, 255)),
+    )
+)
+def test_words_come_back(words: np.ndarray[Any, Any]) -> None:
+    packed = codec.pack(words)
+    data = b"".join(part for _, part, _ in packed.parts)
+    about = json.loads(json.dumps(packed.describe()))
+    back = codec.unpack(about, data, words.shape, words.itemsize)
+    assert back.dtype == words.dtype
+    np.testing.assert_array_equal(back, words)
+
+
+@pytest.mark.parametrize("kinds", [2, 255, 256, 257, 5000, 65536])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_codebooks_of_every_size(kinds: int, rows: int) -> None:
+    pool = RNG.choice(1 << 30, kinds, replace=False).astype(np.uint32)
+    words = pool[RNG.integers(0, kinds, (rows, 4000))]
+    words.reshape(-1)[: min(kinds, words.size)] = pool[: words.size]
+    packed = codec.pack(words)
+    data = b"".join(part for _, part, _ in packed.parts)
+    np.testing.assert_array_equal(codec.unpack(packed.describe(), data, words.shape, 4), words)
+
+
+def test_signs_of_zero_and_payloads_of_nan_are_kept(tmp_path: Path) -> None:
+    net = Net("odd")
+    x = net.input("x", "N", 64)
+    bits = np.tile(np.array([0, 1 << 31, 0x7FC00001, 0xFFC12345, 1, 0x3F800000], np.uint32), 64)
+    model = net.model(y=net.op("Add", x, net.const(bits[:64].view(np.float32), "w")))
+    big = net.const(np.tile(bits, 4).view(np.float32), "big")
+    model.graph.register_initializer(big)
+    bundle.write(model, tmp_path / "m.attar")
+    assert tensors(bundle.read(tmp_path / "m.attar").model) == tensors(model)
+
+
+def test_few_values_take_few_bytes(tmp_path: Path) -> None:
+    model = clustered()
+    made = bundle.write(model, tmp_path / "m.attar")
+    # Half zeros and 32 values: 1 + 5 / 2 bits by the entropy, 3.5 / 32 of fp32; the coder may take 6 % more.
+    assert made.bytes < 1.06 * 3.5 / 32 * made.plain + 2000
+    assert made.bytes == (tmp_path / "m.attar").stat().st_size
+    assert made.weights["w"][0] == "codebook"
+
+
+def test_channels_with_values_of_their_own_take_few_bytes() -> None:
+    codes = RNG.integers(0, 16, (64, 2000))
+    words = (codes * RNG.lognormal(size=(64, 1))).astype(np.float32).view(np.uint32)
+    packed = codec.pack(words)
+    assert (packed.form, packed.axis) == ("codebook", 0)
+    assert packed.size < 1.06 * words.size / 2 + 64 * 16 * 4 + 200
+
+
+def test_equal_models_make_equal_bundles(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bundle.write(ZOO["encoder"].build(), tmp_path / f"{name}.attar")
+    assert (tmp_path / "a.attar").read_bytes() == (tmp_path / "b.attar").read_bytes()
+
+
+def test_it_loads_as_any_model_and_keeps_recipe(tmp_path: Path) -> None:
+    model, path = clustered(), tmp_path / "m.attar"
+    bundle.write(model, path, recipe='[[pass]]\nname = "fuse.inference"\n')
+    loaded = attar.load(path)
+    assert tensors(loaded) == tensors(model)
+    assert bundle.read(path).recipe == '[[pass]]\nname = "fuse.inference"\n'
+
+
+def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.attar"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(codec, "pack", lambda words: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bundle.write(clustered(), path)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.attar"]
+
+
+# -- bad files -----------------------------------------------------------------------------------------------
+
+
+def rewritten(source: Path, target: Path, change: dict[str, Any]) -> Path:
+    """The bundle with entries replaced (bytes), dropped (None) or changed (a function of the manifest)."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in dict.fromkeys([*old.namelist(), *change]):
+            data = old.read(name) if name in old.namelist() else b""
+            if name in change and change[name] is None:
+                continue
+            if callable(change.get(name)):
+                facts = json.loads(data)
+                change[name](facts)
+                data = json.dumps(facts).encode()
+            elif name in change:
+                data = change[name]
+            new.writestr(name, data)
+    return target
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "good.attar"
+    bundle.write(clustered(), path)
+    return path
+
+
+def set_weight(key: str, value: Any) -> Any:
+    return lambda facts: facts["weights"][0].update({key: value})
+
+
+BAD = {
+    "another entry": {"../../evil": b"x"},
+    "absolute entry": {"/etc/passwd": b"x"},
+    "no manifest": {"manifest.json": None},
+    "no weight": {"weights/00000": None},
+    "no model": {"model.onnx": None},
+    "manifest is a list": {"manifest.json": b"[]"},
+    "manifest is no JSON": {"manifest.json": b"{"},
+    "manifest nests": {"manifest.json": b"[" * 100000},
+    "later format": {"manifest.json": lambda f: f.update(format=2)},
+    "no weights": {"manifest.json": lambda f: f.update(weights=[])},
+    "weights are numbers": {"manifest.json": lambda f: f.update(weights=[1])},
+    "terabytes": {"manifest.json": set_weight("shape", [1 << 20, 1 << 20])},
+    "negative shape": {"manifest.json": set_weight("shape", [-256, -300])},
+    "huge dimension": {"manifest.json": set_weight("shape", [10**30])},
+    "other shape": {"manifest.json": set_weight("shape", [300, 257])},
+    "itemsize": {"manifest.json": set_weight("itemsize", 3)},
+    "form": {"manifest.json": set_weight("form", "pickle")},
+    "axis": {"manifest.json": set_weight("axis", 7)},
+    "streams": {"manifest.json": set_weight("streams", [])},
+    "coder": {"manifest.json": set_weight("streams", [{"coder": "x", "coded": 1, "bytes": 2}] * 3)},
+    "hash": {"manifest.json": set_weight("sha256", "0" * 64)},
+    "other weight": {"weights/00000": b"abc"},
+    "other model": {"model.onnx": b"abc"},
+}
+
+
+@pytest.mark.parametrize("what", list(BAD))
+def test_damage_is_refused(what: str, good: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"bad\.attar"):
+        bundle.read(rewritten(good, tmp_path / "bad.attar", BAD[what]))
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.attar"]
+
+
+def test_cutting_it_anywhere_is_refused(good: Path, tmp_path: Path) -> None:
+    data, path = good.read_bytes(), tmp_path / "cut.attar"
+    for cut in [0, 1, 30, *np.linspace(50, len(data) - 1, 15).astype(int)]:
+        path.write_bytes(data[:cut])
+        with pytest.raises(InputError):
+            bundle.read(path)
+
+
+def test_flipping_any_byte_changes_nothing_or_is_refused(good: Path, tmp_path: Path) -> None:
+    data, path = good.read_bytes(), tmp_path / "flipped.attar"
+    wanted = tensors(bundle.read(good).model)
+    for at in RNG.integers(0, len(data), 25):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        try:
+            found = bundle.read(path)
+        except InputError:
+            continue
+        assert tensors(found.model) == wanted
+
+
+def test_a_bomb_is_refused_before_it_unpacks(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attar.bundle.read._TEXT", 1 << 20)
+    path = tmp_path / "bomb.attar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b"[" + b" " * (2 << 20))
+    assert path.stat().st_size < 1 << 14
+    with pytest.raises(InputError, match="more than"):
+        bundle.read(path)
+    with pytest.raises(InputError, match="limit of 1000"):
+        bundle.read(good, limit=1000)
+
+
+def test_a_stream_yields_no_more_than_it_declares() -> None:
+    coder, data = streams.encode(bytes(1 << 20))
+    assert (coder, len(data) < 1000) == ("lzma", True)
+    assert streams.decode(coder, data, 1 << 20) == bytes(1 << 20)
+    for size in (1000, (1 << 20) + 1):
+        with pytest.raises(InputError, match="than the"):
+            streams.decode(coder, data, size)
+    with pytest.raises(InputError):
+        streams.decode("lzma", b"\xff" * 40, 100)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"hello", bytes(1000)])
+def test_what_is_no_bundle_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.attar"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.attar"):
+        attar.load(path)
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    model, packed, plain = tmp_path / "m.onnx", tmp_path / "m.attar", tmp_path / "back.onnx"
+    graph.save(clustered(), model)
+    run = CliRunner().invoke
+    done = run(cli, ["pack", str(model), "-o", str(packed), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["bytes"] == packed.stat().st_size < 0.2 * model.stat().st_size
+    done = run(cli, ["unpack", str(packed), "-o", str(plain)])
+    assert done.exit_code == 0, done.output
+    assert tensors(attar.load(plain)) == tensors(attar.load(model))
+    assert run(cli, ["pack", str(model), "-o", str(tmp_path / "m.zip")]).exit_code == 1
+    assert run(cli, ["unpack", str(model), "-o", str(plain)]).exit_code == 1
+    assert run(cli, ["unpack", str(packed), "-o", str(plain), "--limit", "10"]).exit_code == 1
