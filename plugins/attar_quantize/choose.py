@@ -17,6 +17,9 @@ from attar_quantize.units import Plan, Unit
 T = TypeVar("T")
 # Ranges differ by much or not at all; so many samples tell.
 _SAMPLES = 16
+# Decibels below which two settings are as good as each other, and the first is taken: the same network from
+# two frameworks, or on two machines, shall not be quantized in two ways because of the last bits of a sum.
+_CLEAR = 0.5
 _SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose")
 
 
@@ -26,7 +29,8 @@ def nearest(
     write: Callable[[ir.Model, str], None],
     ctx: Context,
 ) -> str:
-    """The candidate whose outputs are nearest to `model`'s: largest SQNR of the worst output.
+    """The candidate whose outputs are nearest to `model`'s: largest SQNR of the worst output. The first of them,
+    unless another is clearly nearer.
 
     Args:
         write: turns a copy of `model` into the candidate of that name.
@@ -46,6 +50,8 @@ def nearest(
         found = [d.sqnr_db for d in differences(before, session, batches) if not math.isnan(d.sqnr_db)]
         scores[name] = min(found, default=math.inf)
     best = max(names, key=lambda n: (scores[n], -names.index(n)))
+    if not scores[best] > scores[names[0]] + _CLEAR:
+        best = names[0]
     ctx.note(f"observer {best}: " + ", ".join(f"{n} {scores[n]:.1f} dB" for n in names))
     return best
 
