@@ -29,8 +29,8 @@ def nearest(
     write: Callable[[ir.Model, str], None],
     ctx: Context,
 ) -> str:
-    """The candidate whose outputs are nearest to `model`'s: largest SQNR of the worst output. The first of them,
-    unless another is clearly nearer.
+    """The candidate whose outputs are nearest to `model`'s: largest SQNR of the worst output. The first of
+    them, unless another is clearly nearer.
 
     Args:
         write: turns a copy of `model` into the candidate of that name.
