@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def test_flipping_any_byte_changes_nothing_or_is_refused(good: Path, tmp_path: P
 def test_a_bomb_is_refused_before_it_unpacks(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attar.bundle.read._TEXT", 1 << 20)
+    monkeypatch.setattr(sys.modules["attar.bundle.read"], "_TEXT", 1 << 20)
     path = tmp_path / "bomb.attar"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.json", b"[" + b" " * (2 << 20))

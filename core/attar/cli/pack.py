@@ -60,6 +60,11 @@ def unpack(file: Path, output: Path, limit: int | None) -> None:
 
     Recipe and report stay in the bundle, which is a zip. A bundle that would unpack to far more than real
     models do is refused unless --limit allows it.
+
+    \b
+    Examples:
+      attar unpack small.attar -o small.onnx
+      attar unpack huge.attar -o huge.onnx --limit 8000000000
     """
     from attar import bundle, graph
 
