@@ -137,7 +137,7 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
     commands = [line for line in README.splitlines() if line.startswith("python3.11 -m venv ")]
     assert [line.split()[-2:] for line in commands] == [
         [".venv/bin/attar", "demo"],
-        ["&&", ".venv/bin/pytest"],
+        ["--dist", "loadfile"],
     ]
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "README.md" in script

@@ -33,6 +33,7 @@ class Fuse(Pass, name="fuse.inference"):
             activations,
             algebra,
             batchnorm,
+            heads,
             identities,
             norms,
             pads,
@@ -54,6 +55,7 @@ class Fuse(Pass, name="fuse.inference"):
         late: dict[str, Iterable[Rule]] = {}
         if self.pads:
             late.update(pooling.RULES)
+            late.update(heads.RULES)
         if self.batchnorm:
             late.update(standalone.RULES)
         rewrite(model, ctx, tables, late=late, constants=self.constants, equal=self.identities)

@@ -186,6 +186,21 @@ def test_unknown_domains_and_data_dependent_shapes_stay_unknown() -> None:
     assert list(value(model, "where").shape) == [2, "n"]
 
 
+@pytest.mark.parametrize(
+    "norm",
+    ["GroupNormalization<num_groups=2>(x, s, s)", "MeanVarianceNormalization(x)"],
+    ids=["group", "mvn"],
+)
+def test_normalizations_that_onnx_infers_nothing_of(norm: str) -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,5,5] x, float[4] s) => (float[N,M,P,Q] y) '
+        f"{{ n = {norm} y = Identity(n) }}"
+    )
+    graph.refresh_shapes(model)
+    assert str(next(iter(model.graph)).outputs[0].shape) == "[N,4,5,5]"
+    assert next(iter(model.graph)).op_type in norm
+
+
 def test_shapes_inside_subgraphs() -> None:
     model = model_of(
         """<ir_version: 10, opset_import: ["": 21]> net (bool c, float[3, 4] x) => (float[a, b] y) {

@@ -418,3 +418,33 @@ def test_nothing_to_do_says_nothing() -> None:
     np.testing.assert_array_equal(
         const_array(result.graph.initializers["k"]), const_array(model.graph.initializers["k"])
     )
+
+
+# -- classifiers written as convolutions ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "end", ["Flatten(c)", "Reshape(c, shape)", "Squeeze(c, axes)"], ids=["flatten", "reshape", "squeeze"]
+)
+def test_a_conv_over_one_pixel_becomes_a_gemm(end: str) -> None:
+    model = model_of(
+        "(float[N,6,5,5] x) => (float[N,K] y)",
+        f"g = GlobalAveragePool(x) c = Conv(g, k, b) y = {end}",
+        k=w(4, 6, 1, 1), b=w(4), shape=i64(-1, 4), axes=i64(2, 3),
+    )  # fmt: skip
+    result, _ = fused(model)
+    assert ops(result) == {"GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+    wanted, got = run(model, feeds_of(model)), run(result, feeds_of(model))
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Conv(x, k) y = Flatten(c)",  # a plane of 5 x 5
+        "g = GlobalAveragePool(x) c = Conv<pads=[1,1,1,1]>(g, k) y = Flatten(c)",  # grows to 3 x 3
+        "g = GlobalAveragePool(x) c = Conv<group=2>(g, grouped) y = Flatten(c)",
+        "g = GlobalAveragePool(x) c = Conv(g, k) d = Relu(c) e = Flatten(c) f = Flatten(d) y = Add(e, f)",
+    ],
+)
+def test_convs_that_are_no_gemm(body: str) -> None:
+    model = model_of("(float[N,6,5,5] x) => (float[N,K] y)", body, k=w(4, 6, 1, 1), grouped=w(4, 3, 1, 1))
+    assert ops(fused(model)[0])["Conv"] == 1

@@ -14,6 +14,7 @@ from attar.errors import VerifyError
 from attar.graph.light import light_proto
 
 _GENERATED = re.compile(r"^unk__\d+$")  # names that onnx invents for dimensions it knows nothing of
+_SHAPE_KEPT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _ERROR = re.compile(r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): (.*?)(?=\(op_type:|$)", re.S)
 
 
@@ -36,6 +37,7 @@ def refresh_shapes(model: ir.Model) -> None:
                 value.shape = ir.Shape(value.const_value.shape.numpy())
     proto, _ = light_proto(model)
     _forget(proto.graph, keep_types=_opaque_outputs(model))
+    _stand_in(proto.graph)
     try:
         inferred = _infer(proto)
     except Exception as error:  # the C++ library raises several types, none of them ours
@@ -54,6 +56,18 @@ def _infer(proto: Any) -> Any:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=False)
+
+
+def _stand_in(graph: Any) -> None:
+    """Put Identity in the place of operators that keep the shape, which onnx has no inference for."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _stand_in(attribute.g)
+        if node.domain in ("", "ai.onnx") and node.op_type in _SHAPE_KEPT and len(node.input) > 0:
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
 
 
 def _opaque_outputs(model: ir.Model) -> set[str]:
