@@ -15,6 +15,7 @@ from onnx_ir.passes.common import (
 from attar.errors import InputError, VerifyError
 from attar.graph.light import light_proto
 from attar.graph.opset import to_opset
+from attar.graph.reshapes import name_reshaped_axes
 from attar.graph.shapes import refresh_shapes
 from attar.graph.structure import all_nodes, tidy, unique_names
 
@@ -28,7 +29,7 @@ def normalize(model: ir.Model, opset: int = OPSET) -> list[str]:
     Normal form: default domain at `opset` (higher only where operators need it), IR version 10 (or the first
     that knows the opset), model-local functions inlined, every node and value named once, Constant nodes
     lifted to initializers, no initializer among the graph inputs, nothing dead, types and shapes inferred
-    strictly.
+    strictly, axes that a Reshape keeps known by name behind it.
 
     Returns:
         What was done that a reader of a report should know.
@@ -54,6 +55,8 @@ def normalize(model: ir.Model, opset: int = OPSET) -> list[str]:
     try:
         tidy(model)
         refresh_shapes(model)
+        if name_reshaped_axes(model):
+            tidy(model)
     except VerifyError as error:
         raise InputError(f"the model is not valid: {error.message}") from error
     version = model.opset_imports[""]
