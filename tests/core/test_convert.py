@@ -185,6 +185,8 @@ class Scaled(Adapter):
 
     def write(self, model: ir.Model, *, registry: Registry, **options: Any) -> Exported:
         content = graph.to_bytes(model)
+        if not np.isfinite(self.factor):
+            raise TypeError(f"{self.factor} times what?")
 
         def scaled(feeds: Any) -> Any:
             return [self.factor * y for y in OnnxRuntime().open(content).run(feeds)]
@@ -216,6 +218,8 @@ def test_export_is_checked_against_the_model() -> None:
     with pytest.raises(VerifyError, match=r"scaled model computes something else[\s\S]*verify=False"):
         attar.export(cnn(8), "scaled", registry=with_scaled(1.02))
     assert isinstance(attar.export(cnn(8), "scaled", registry=with_scaled(1.02), verify=False), bytes)
+    with pytest.raises(ConversionError, match="scaled cannot write the model: TypeError: nan times what"):
+        attar.export(cnn(8), "scaled", registry=with_scaled(float("nan")))
     with pytest.raises(InputError, match=r"unknown framework 'onx'[\s\S]*did you mean 'onnx'"):
         attar.export(cnn(8), "onx")
 

@@ -15,7 +15,7 @@ from attar import graph
 from attar.adapters import Adapter, Exported
 from attar.api import Source, load_source
 from attar.conversion.parity import Parity, compare_outputs
-from attar.errors import InputError, VerifyError
+from attar.errors import AttarError, ConversionError, InputError, VerifyError
 from attar.feeds import sample_feeds
 from attar.files import place
 from attar.progress import Progress, Silent
@@ -110,7 +110,7 @@ def export(
     registry = registry or default_registry()
     source = load_source(model, inputs=inputs, registry=registry, verify=False)
     adapter = registry.get_adapter(framework)
-    exported = adapter.write(source.model, registry=registry, **options)
+    exported = _write(adapter, source.model, registry, options)
     if verify:
         check(exported, source, adapter)
     return exported.native
@@ -154,7 +154,7 @@ def convert(
         loaded = load_source(source, inputs=inputs, verify=verify, registry=registry, **(reading or {}))
         seconds["read"], start = clock() - start, clock()
         task.advance()
-        exported = adapter.write(loaded.model, registry=registry, **options)
+        exported = _write(adapter, loaded.model, registry, options)
         seconds["write"], start = clock() - start, clock()
         task.advance()
         parity = check(exported, loaded, adapter) if verify else None
@@ -175,6 +175,18 @@ def convert(
         notes=(*loaded.notes, *exported.notes),
         seconds=seconds,
     )
+
+
+def _write(adapter: Adapter, model: ir.Model, registry: Registry, options: Mapping[str, Any]) -> Exported:
+    try:
+        return adapter.write(model, registry=registry, **options)
+    except AttarError:
+        raise
+    except Exception as error:  # of a framework, or of a lowering that met what nobody thought of
+        raise ConversionError(
+            f"{adapter.name} cannot write the model: {type(error).__name__}: {str(error).strip()[:300]}",
+            hint="the error behind this one names the place (attar convert --traceback)",
+        ) from error
 
 
 def check(exported: Exported, source: Source, adapter: Adapter) -> Parity:
