@@ -12,6 +12,8 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 BINS = 2048
 _LEAST_EXPONENT = -126
+# Of the moving averages: the mean of the first hundred parts, then a window of about as many.
+_PACE = 0.01
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Histogram:
     Attributes:
         low, high: exact extremes of all the data, which `add` may be told to have been seen elsewhere than in
             its sample.
+        moving: averages of the extremes of the parts that were added, which single outliers hardly move.
+        parts: how many parts there were.
         width: bin width; 0 until the first value that is not zero.
         first: index of `counts[0]`.
         counts: float64, so that 2^53 values can be counted.
@@ -35,26 +39,45 @@ class Histogram:
     width: float = 0.0
     first: int = 0
     counts: Array = field(default_factory=lambda: np.zeros(1))
+    moving: tuple[float, float] = (0.0, 0.0)
+    parts: int = 0
 
     def add(self, sample: Array, low: float | None = None, high: float | None = None) -> None:
-        """Count `sample`; `low` and `high` are the extremes of the data that it was drawn from."""
+        """Count `sample`; `low` and `high` are the extremes of the data that it was drawn from, which the
+        caller vouches for."""
         flat = np.ascontiguousarray(sample, dtype=np.float32).reshape(-1)
         if not flat.size:
             return
-        sample_low, sample_high = float(flat.min()), float(flat.max())
-        self.low = min(self.low, sample_low if low is None else low)
-        self.high = max(self.high, sample_high if high is None else high)
-        self._cover(min(self.low, sample_low, 0.0), max(self.high, sample_high, 0.0))
+        low, high = float(flat.min()) if low is None else low, float(flat.max()) if high is None else high
+        self._average((low, high), 1)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._cover(min(self.low, 0.0), max(self.high, 0.0))
         if self.width == 0.0:
             self.counts[0] += flat.size
             return
         # Exact, since w is a power of two; subtracting `first` before the floor would round what lies next to
         # an edge.
-        index = np.floor(flat * np.float32(1 / self.width)).astype(np.int32) - self.first
+        scaled = flat * np.float32(1 / self.width)
+        if self.low < 0.0:
+            np.floor(scaled, out=scaled)
+        index = scaled.astype(np.int32)  # what is not negative needs no floor
+        if self.first:
+            index -= self.first
         self.counts += np.bincount(index, minlength=len(self.counts))
+
+    def _average(self, ends: tuple[float, float], parts: int) -> None:
+        """Let the averages move towards `ends`, by the share of the new parts, at least by `_PACE` a part."""
+        self.parts += parts
+        share = max(parts / max(1, self.parts), 1 - (1 - _PACE) ** parts)
+        self.moving = (
+            self.moving[0] + share * (ends[0] - self.moving[0]),
+            self.moving[1] + share * (ends[1] - self.moving[1]),
+        )
 
     def merge(self, other: Histogram) -> None:
         """Take in the counts of `other`, which stays as it is."""
+        if other.parts:
+            self._average(other.moving, other.parts)
         low, high = min(self.low, other.low), max(self.high, other.high)
         if other.width == 0.0:
             self.low, self.high = low, high

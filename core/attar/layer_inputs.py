@@ -115,7 +115,7 @@ def vectors(value: Array, want: LayerInput, few: int, rng: np.random.Generator) 
             rows = rows[np.sort(rng.choice(len(rows), limit, replace=False))]
         return rows[None]
     sizes = value.shape[2:]
-    pads = _pads(want, sizes)
+    pads = pads_of(want, sizes)
     axes = len(want.kernel)
     reach = [d * (k - 1) + 1 for k, d in zip(want.kernel, want.dilations, strict=True)]
     counts = [(sizes[i] + pads[i] + pads[i + axes] - reach[i]) // want.strides[i] + 1 for i in range(axes)]
@@ -139,7 +139,8 @@ def vectors(value: Array, want: LayerInput, few: int, rng: np.random.Generator) 
     return np.ascontiguousarray(patches).reshape(want.group, samples * len(chosen), want.depth)
 
 
-def _pads(want: LayerInput, sizes: Sequence[int]) -> tuple[int, ...]:
+def pads_of(want: LayerInput, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Padding of a convolution's input of those sizes: begins, then ends."""
     if want.auto_pad == "VALID":
         return (0,) * 2 * len(sizes)
     if not want.auto_pad.startswith("SAME"):

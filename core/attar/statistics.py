@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from attar.runtime import Runtime
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Elements of one value and one sample of the batch that are worth a histogram; more adds time, not
-# information.
-_SAMPLE = 8192
+# Elements of one value that are worth a histogram over all data, and at least and at most so many of each
+# sample; more adds time, not information.
+_ENOUGH, _FEW, _SAMPLE = 1 << 19, 1024, 8192
 
 
 @dataclass
@@ -77,11 +77,7 @@ class Statistics:
             return
         self.histogram.add(sample, low, high)
         if self.axis is not None and sample.ndim > self.axis:
-            channels = np.moveaxis(sample, self.axis, 0).reshape(sample.shape[self.axis], -1)
-            sums = channels.sum(axis=1, dtype=np.float64)
-            squares = np.einsum("ci,ci->c", channels, channels, dtype=np.float64)
-            reach = np.abs(channels).max(axis=1, initial=0.0)
-            self._count(sums, squares, reach, channels.shape[1])
+            self._count(*_by_channel(sample, self.axis), sample.size // max(1, sample.shape[self.axis]))
 
     def _count(self, sums: Array, squares: Array | None, reach: Array | None, count: int) -> None:
         assert squares is not None
@@ -115,7 +111,8 @@ def collect(
     """
     if not wanted:
         return {}
-    copy, taps = _instrument(model, wanted)
+    each = max(_FEW, min(_SAMPLE, _ENOUGH // max(1, data.count() or 1)))
+    copy, taps = _instrument(model, wanted, each)
     session = runtime.open(copy, threads=threads)
     place = {name: i for i, name in enumerate(session.outputs)}
     found = {name: Statistics(axis) for name, axis in wanted.items()}
@@ -146,7 +143,27 @@ class _Tap:
     high: str = ""
 
 
-def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[str, _Tap]]:
+def _by_channel(sample: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Sums, sums of squares and largest magnitudes of each channel."""
+    axis %= sample.ndim
+    if axis == 1 and sample.ndim > 2:
+        # Rows of memory, one for each sample and channel: sums of some dozens in float32 are exact enough.
+        rows = sample.reshape(-1, math.prod(sample.shape[2:]))
+        few = sample.shape[:2]
+        if not rows.shape[1]:
+            return np.zeros(few[1]), np.zeros(few[1]), np.zeros(few[1])
+        sums = rows.sum(axis=1).reshape(few).sum(axis=0, dtype=np.float64)
+        squares = np.einsum("ci,ci->c", rows, rows).reshape(few).sum(axis=0, dtype=np.float64)
+        reach = np.maximum(rows.max(axis=1), -rows.min(axis=1)).reshape(few).max(axis=0, initial=0.0)
+        return sums, squares, reach
+    channels = np.moveaxis(sample, axis, 0).reshape(sample.shape[axis], -1)
+    sums = channels.sum(axis=1, dtype=np.float64)
+    squares = np.einsum("ci,ci->c", channels, channels, dtype=np.float64)
+    return sums, squares, np.abs(channels).max(axis=1, initial=0.0)
+
+
+def _instrument(model: ir.Model, wanted: Iterable[str], each: int) -> tuple[ir.Model, dict[str, _Tap]]:
+    """A copy that reports on the values, by about `each` elements of each sample."""
     copy = graph.clone(model)
     main = copy.graph
     values = {v.name: v for v in main.inputs}
@@ -171,7 +188,7 @@ def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[
         if value is None:
             raise InputError(f"the model has no value {name!r} to observe")
         rank = None if value.shape is None else len(value.shape)
-        step = _step(value)
+        step = _step(value, each)
         if rank is None or rank < 3 or step == 1:
             # Small enough to look at whole.
             taps[name] = _Tap(tap("Identity", value))
@@ -196,15 +213,15 @@ def _instrument(model: ir.Model, wanted: Iterable[str]) -> tuple[ir.Model, dict[
     return copy, taps
 
 
-def _step(value: ir.Value) -> int:
-    """Stride of the sample: about `_SAMPLE` elements of each sample of the batch."""
+def _step(value: ir.Value, each: int) -> int:
+    """Stride of the sample: about `each` elements of each sample of the batch."""
     if value.shape is None or len(value.shape) < 3:
         return 1
     sizes = [d if isinstance(d, int) else 0 for d in value.shape][1:]
     plane = sizes[-2:] if len(sizes) == 3 else sizes[:1]
     if any(s == 0 for s in plane):
         return 4 if len(sizes) == 3 else 2  # dynamic; small planes stay well covered
-    excess = math.prod(s or 1 for s in sizes) / _SAMPLE
+    excess = math.prod(s or 1 for s in sizes) / each
     if excess <= 1.5:
         return 1
     step = math.isqrt(math.ceil(excess) - 1) + 1 if len(sizes) == 3 else math.ceil(excess)

@@ -25,7 +25,7 @@ def heard_params(weight: Array, node: ir.Node, power: Array, qtype: QType) -> QP
     Args:
         power: E[x_c^2] of each input channel.
     """
-    spread = _by_weight(weight, node, np.maximum(power, _LEAST * float(power.mean())))
+    spread = by_weight(weight, node, np.maximum(power, _LEAST * float(power.mean())))
     low, high = float(weight.min(initial=0.0)), float(weight.max(initial=0.0))
     best, chosen = np.inf, params_of_range(low, high, qtype)
     if spread is None:
@@ -41,7 +41,7 @@ def heard_params(weight: Array, node: ir.Node, power: Array, qtype: QType) -> QP
     return chosen
 
 
-def _by_weight(weight: Array, node: ir.Node, power: Array) -> Array | None:
+def by_weight(weight: Array, node: ir.Node, power: Array) -> Array | None:
     """The power of the channel that each element of the weight is multiplied with, if they fit."""
     if node.op_type == "Conv":
         groups = len(power) // weight.shape[1]

@@ -21,6 +21,16 @@ def minmax(histogram: Histogram, levels: int) -> tuple[float, float]:
     return min(histogram.low, 0.0), max(histogram.high, 0.0)
 
 
+def moving_average(histogram: Histogram, levels: int) -> tuple[float, float]:
+    """The extremes of a batch, averaged over the batches: x <- x + c (x_batch - x), with c = 1 / n for the
+    first hundred and 0.01 from then on, so that no batch weighs more than others (Jacob et al. 2018,
+    arXiv:1712.05877, section 3.1, with the start corrected)."""
+    low, high = minmax(histogram, levels)
+    if not histogram.parts:
+        return low, high
+    return max(low, min(histogram.moving[0], 0.0)), min(high, max(histogram.moving[1], 0.0))
+
+
 def percentile(histogram: Histogram, levels: int, share: float = 0.9999) -> tuple[float, float]:
     """The range that leaves (1 - share) / 2 of the values outside at each end that has values beyond zero."""
     low, high = minmax(histogram, levels)
@@ -117,6 +127,7 @@ def _divergence(counts: Array, first: int, end: int, levels: int) -> float:
 OBSERVERS: dict[str, Observer] = {
     "entropy": entropy,
     "minmax": minmax,
+    "moving_average": moving_average,
     "mse": mse,
     "percentile": percentile,
 }

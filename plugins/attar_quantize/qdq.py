@@ -81,12 +81,58 @@ class Writer:
             self._dequantized[value] = node.outputs[0]
             return node.outputs[0]
         scale, zero = self._constants(value.name or "value", params)
-        quantize = ir.node("QuantizeLinear", [value, scale, zero], name=self._name(f"{value.name}/quantize"))
-        self._describe(quantize.outputs[0], f"{value.name}_quantized", _ir_type(params), value.shape)
-        dequantize = self._dequantize(quantize.outputs[0], scale, zero, f"{value.name}_dequantized")
-        self._place(value, [quantize, dequantize])
+        nodes = self._ended(value, params, scale, zero)
+        dequantize = self._dequantize(nodes[-1].outputs[0], scale, zero, f"{value.name}_dequantized")
+        self._place(value, [*nodes, dequantize])
         self._dequantized[value] = dequantize.outputs[0]
         return dequantize.outputs[0]
+
+    def _ended(self, value: ir.Value, params: QParams, scale: ir.Value, zero: ir.Value) -> list[ir.Node]:
+        """From numbers to codes. QuantizeLinear ends where its element type does; codes of fewer bits are cut
+        off behind it, where integer kernels go on, or, with more than 8 bits, the numbers are before it."""
+        qtype, nodes = params.qtype, []
+        source = value
+        if qtype.format:
+            self._unclip(value.producer())
+        if qtype.is_clipped and qtype.bits > 8:
+            ends = [np.float32(end) for end in (params.low, params.high)]
+            nodes.append(self._clip(value, f"{value.name}_clipped", ends, ir.DataType.FLOAT))
+            source = nodes[0].outputs[0]
+        quantize = ir.node("QuantizeLinear", [source, scale, zero], name=self._name(f"{value.name}/quantize"))
+        self._describe(quantize.outputs[0], f"{value.name}_quantized", qtype.element, value.shape)
+        nodes.append(quantize)
+        if qtype.is_clipped and qtype.bits <= 8:
+            codes = [qtype.dtype.type(end) for end in (qtype.qmin, qtype.qmax)]
+            nodes.append(self._clip(quantize.outputs[0], f"{value.name}_ended", codes, qtype.element))
+        return nodes
+
+    def _unclip(self, node: ir.Node | None) -> None:
+        """Make a Clip a Max and a Min. ONNX Runtime 1.32 cannot load it before a QuantizeLinear to small
+        floats, since it does not know their zero points."""
+        if node is None or node.op_type != "Clip":
+            return
+        source, low, high = (node.inputs[i] if i < len(node.inputs) else None for i in range(3))
+        assert source is not None
+        if low is not None and high is not None:
+            first = ir.node("Max", [source, low], name=self._name(f"{node.name}/max"))
+            out = node.outputs[0]
+            self._describe(first.outputs[0], f"{out.name}_max", ir.DataType.FLOAT, out.shape)
+            node.prepend(first)
+            source = first.outputs[0]
+        bound = low if high is None else high
+        if bound is not None:
+            node.op_type = "Max" if high is None else "Min"
+            node.resize_inputs(2)
+            node.replace_input_with(0, source)
+            node.replace_input_with(1, bound)
+
+    def _clip(self, source: ir.Value, name: str, ends: list[np.generic], kind: ir.DataType) -> ir.Node:
+        arguments = [
+            self._constant(f"{name}_{at}", np.asarray(e)) for at, e in zip(("low", "high"), ends, strict=True)
+        ]
+        node = ir.node("Clip", [source, *arguments], name=self._name(f"{name}/clip"))
+        self._describe(node.outputs[0], name, kind, source.shape)
+        return node
 
     def _requantize(self, unit: Unit, value: ir.Value) -> None:
         """Q and DQ behind an integer unit's output; everyone reads the dequantized value from then on."""
@@ -155,6 +201,12 @@ class Writer:
                 add.replace_input_with(next(i for i, v in enumerate(add.inputs) if v is unit.bias), new)
             return
         name = (own.name if own is not None else None) or f"{unit.output.name}_bias"
+        if len(main.inputs) < 3:
+            main.resize_inputs(3)
+        if params.qtype.format or self._params[source].qtype.format:
+            # Products of small floats are added up in floats.
+            main.replace_input_with(2, self._constant(f"{name}_corrected", bias.astype(np.float32)))
+            return
         stored, scale = bias_codes(bias, params.scale, self._params[source].scale)
         arguments = [
             self._constant(f"{name}_quantized", stored),
@@ -162,8 +214,6 @@ class Writer:
         ]
         node = self._dequantize(*arguments, f"{name}_dequantized", axis=0 if scale.ndim else None)
         main.prepend(node)
-        if len(main.inputs) < 3:
-            main.resize_inputs(3)
         main.replace_input_with(2, node.outputs[0])
 
     # -- small parts -----------------------------------------------------------------------------------
@@ -237,7 +287,3 @@ def _columns(node: ir.Node, codes: Array) -> int:
         return int(codes.shape[0])
     trans = node.attributes.get("transB")
     return int(codes.shape[0 if trans is not None and trans.value else -1])
-
-
-def _ir_type(params: QParams) -> ir.DataType:
-    return ir.DataType.INT8 if params.qtype.signed else ir.DataType.UINT8

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from attar import graph
 from attar.errors import Refused
+from attar.histogram import Histogram
 from attar.statistics import Statistics
-from attar_quantize.observers import Observer
+from attar_quantize.observers import Observer, minmax
 from attar_quantize.scheme import QParams, QType, params_of_range
 from attar_quantize.units import Plan, Unit
 
@@ -89,21 +91,26 @@ def activation_params(
     values: Values,
     statistics: Mapping[str, Statistics],
     observer: Observer,
-    qtype: QType,
+    types: Mapping[ir.Value, QType],
 ) -> dict[ir.Value, QParams]:
     """Scale and zero point of every quantized activation.
+
+    Args:
+        types: of every value of `values`; equal in a group.
 
     Raises:
         Refused: a value has no finite range.
     """
-    levels = qtype.qmax - qtype.qmin + 1
     ranges: dict[ir.Value, tuple[float, float]] = {}
     for value in values.group_of:
         array = graph.const_array(value)
         if array is not None:
             ranges[value] = (float(array.min(initial=0)), float(array.max(initial=0)))
         elif value.name in statistics:
-            low, high = observer(statistics[value.name].histogram, levels)
+            histogram, qtype = statistics[value.name].histogram, types[value]
+            # Floats have fine steps where values are small: there is nothing to win by clipping.
+            choose = minmax if qtype.format else observer
+            low, high = choose(histogram, 256 if qtype.format else qtype.qmax - qtype.qmin + 1)
             if not low <= high:
                 raise Refused(f"value {value.name!r} was never seen on the calibration data")
             ranges[value] = (low, high)
@@ -114,7 +121,50 @@ def activation_params(
     for unit in plan.units:
         if unit in plan.integer and unit.main.op_type == "Concat":
             _share(unit, values, groups)
-    return {v: params_of_range(*groups[root], qtype) for v, root in values.group_of.items()}
+    made = {v: params_of_range(*groups[root], types[v]) for v, root in values.group_of.items()}
+    halved = _halved(values, statistics, made)
+    return {v: halved.get(root, made[v]) for v, root in values.group_of.items()}
+
+
+def _halved(
+    values: Values, statistics: Mapping[str, Statistics], made: Mapping[ir.Value, QParams]
+) -> dict[ir.Value, QParams]:
+    """Parameters of groups whose scale, rounded up to a power of two, is better rounded down: half the steps
+    for what is clipped. Both are tried on the histograms."""
+    seen: dict[ir.Value, list[Histogram]] = {}
+    for value, root in values.group_of.items():
+        if value.name in statistics and made[value].qtype.power_of_two and not made[value].qtype.format:
+            seen.setdefault(root, []).append(statistics[value.name].histogram)
+    found = {}
+    for root, histograms in seen.items():
+        params = next(made[v] for v, r in values.group_of.items() if r is root)
+        low = min(0.0, *(h.low for h in histograms))
+        high = max(0.0, *(h.high for h in histograms))
+        tried = [params, *_half_scales(params, low, high)]
+        found[root] = min(tried, key=lambda p: sum(_expected(h, p) for h in histograms))
+    return found
+
+
+def _half_scales(params: QParams, low: float, high: float) -> list[QParams]:
+    """The same codes for half the range: cut at both ends alike, at the upper one, or at the lower one."""
+    qtype, scale = params.qtype, (params.scale / 2).astype(np.float32)
+    zeros = [int(params.zero_point)]
+    if not qtype.symmetric:
+        zeros += [round(qtype.qmin - low / float(scale)), round(qtype.qmax - high / float(scale))]
+    ended = [min(max(z, qtype.qmin), qtype.qmax) for z in zeros]
+    return [
+        QParams(qtype, scale, np.asarray(z, params.zero_point.dtype), params.axis)
+        for z in dict.fromkeys(ended)
+    ]
+
+
+def _expected(histogram: Histogram, params: QParams) -> float:
+    """Mean squared error of what the histogram holds, per element: s^2 / 12 inside, the distance outside."""
+    x, n = histogram.centers(), histogram.counts
+    scale = float(params.scale)
+    beyond = np.maximum(x - params.high, 0.0) + np.maximum(params.low - x, 0.0)
+    inside = float(n[(beyond == 0.0) & (x != 0.0)].sum())
+    return (inside * scale * scale / 12 + float(n @ (beyond * beyond))) / max(1.0, float(n.sum()))
 
 
 def _share(unit: Unit, values: Values, groups: dict[ir.Value, tuple[float, float]]) -> None:

@@ -23,7 +23,7 @@ from attar.gram import Gram, from_rows, layer_input, rows_of
 from attar.invariants import held
 from attar_quantize.adaround import adaround
 from attar_quantize.bias import weight_scales_for_bias
-from attar_quantize.scheme import Array, QParams
+from attar_quantize.scheme import Array, QParams, is_wide, power_of_two
 from attar_quantize.units import Unit
 
 # Dampings to choose from, relative to the mean diagonal. 0.05 where K is so small that nothing is at stake.
@@ -94,7 +94,7 @@ def readers_of(units: Sequence[Unit], params: Mapping[ir.Value, QParams]) -> dic
     out: dict[ir.Value, list[Unit]] = {}
     for unit in units:
         weight = unit.weight
-        if weight is None or weight not in params or held(weight).kinds:
+        if weight is None or weight not in params or held(weight).kinds or is_wide(params[weight].qtype):
             continue
         if params[weight].block == 0:
             out.setdefault(weight, []).append(unit)
@@ -203,7 +203,9 @@ def least_scales(
             continue
         own = unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
         nothing = np.zeros_like(params[weight].scale)
-        bound = weight_scales_for_bias(nothing, graph.const_array(own), activations[unit.inputs[0]].scale)
+        source = activations[unit.inputs[0]]
+        bias = None if source.qtype.format else graph.const_array(own)
+        bound = weight_scales_for_bias(nothing, bias, source.scale)
         out[weight] = np.maximum(out.get(weight, nothing), np.maximum(bound, np.finfo(np.float32).tiny))
     return out
 
@@ -244,7 +246,8 @@ def _shares(params: QParams) -> tuple[float, ...]:
 
 
 def _scaled(params: QParams, share: float, least: Array | None) -> QParams:
-    return replace(params, scale=_at_least(params.scale * share, least).astype(np.float32))
+    scale = power_of_two(_at_least(params.scale * share, least), params.qtype)
+    return replace(params, scale=scale.astype(np.float32))
 
 
 def _at_least(scale: Array, least: Array | None) -> Array:

@@ -113,6 +113,20 @@ class QType:
         return ir.DataType[f"{'' if self.signed else 'U'}INT{width}"]
 
     @property
+    def element(self) -> ir.DataType:
+        """The ONNX type of activations: whole bytes, which kernels read and write."""
+        return (
+            self.stored
+            if self.format
+            else ir.DataType[f"{'' if self.signed else 'U'}INT{8 if self.bits <= 8 else 16}"]
+        )
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether its codes end before those of its element type, where QuantizeLinear saturates."""
+        return not self.format and self.bits not in (8, 16)
+
+    @property
     def opset(self) -> int:
         """The first opset whose DequantizeLinear takes it."""
         if self.stored in (ir.DataType.INT2, ir.DataType.UINT2):
@@ -242,6 +256,11 @@ def weight_params(weight: Array, qtype: QType, axis: int | None) -> QParams:
     return params_of_range(
         weight.min(axis=others, initial=0.0), weight.max(axis=others, initial=0.0), qtype, axis
     )
+
+
+def is_wide(qtype: QType) -> bool:
+    """Whether no integer kernel multiplies such codes and adds a 32-bit bias: more than 8 bits, or floats."""
+    return bool(qtype.format) or qtype.bits > 8
 
 
 def power_of_two(scale: Array, qtype: QType) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import onnx_ir as ir
@@ -17,19 +16,20 @@ from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass, Range
 from attar.statistics import Statistics
 from attar_quantize import planner
-from attar_quantize.bias import weight_scales_for_bias
 from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.equalize import Equalize
-from attar_quantize.heard import heard_params
 from attar_quantize.observers import Observer
 from attar_quantize.qdq import Writer
 from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
+from attar_quantize.rest import store_rest
 from attar_quantize.rounding import Rounded, round_weights
-from attar_quantize.scheme import Array, QParams, QType, weight_params
+from attar_quantize.saturation import tell_saturation
+from attar_quantize.scheme import Array
 from attar_quantize.sequential import round_in_sequence
-from attar_quantize.tables import store_tables
 from attar_quantize.tails import behind_last_layer
+from attar_quantize.types import Types
 from attar_quantize.units import Plan, Unit, find_units
+from attar_quantize.widths import Override, check_names, parse_override
 
 
 class Static(Pass, name="quantize.static"):
@@ -45,13 +45,16 @@ class Static(Pass, name="quantize.static"):
     aim = "speed"
 
     activation: Annotated[
-        Literal["auto", "uint8", "int8"],
+        Literal["auto", "uint8", "int8", "uint16", "int16", "float8e4m3fn", "float8e5m2"],
         Doc("element type of activations; auto: what the target runs fastest"),
     ] = "auto"
     weight: Annotated[
-        Literal["auto", "int8", "uint8"], Doc("element type of weights; auto: the target's")
+        Literal["auto", "int8", "uint8", "int16", "float8e4m3fn", "float8e5m2"],
+        Doc("element type of weights; auto: the target's"),
     ] = "auto"
-    symmetric_activations: Annotated[bool, Doc("zero point in the middle of the range")] = False
+    symmetric_activations: Annotated[
+        bool | None, Doc("zero point in the middle of the range; default: with int16, as its kernels want it")
+    ] = None
     symmetric_weights: Annotated[
         bool | None,
         Doc("zero point of weights at zero; default: with 8 bits; fewer codes need all of theirs"),
@@ -62,8 +65,8 @@ class Static(Pass, name="quantize.static"):
     observer: Annotated[
         str,
         Doc(
-            "how activation ranges are chosen: mse, minmax, percentile, entropy, a plugin's; "
-            "auto: what comes nearest"
+            "how activation ranges are chosen: mse, minmax, moving_average, percentile, entropy, "
+            "a plugin's; auto: what comes nearest"
         ),
     ] = "auto"
     bias_correction: Annotated[
@@ -81,15 +84,33 @@ class Static(Pass, name="quantize.static"):
         Doc("round each layer for what the rounded ones before it give; default: with fewer than 8 bits"),
     ] = None
     weight_bits: Annotated[
-        int, Range(2, 8), Doc("bits of weights: fewer than 8 use so many of the codes of 8")
+        int, Range(2, 16), Doc("bits of weights: fewer than 8 use so many of the codes of 8; int16 has 16")
     ] = 8
+    activation_bits: Annotated[
+        int | None, Range(2, 16), Doc("bits of activations; default: those of their type")
+    ] = None
     edge_bits: Annotated[
         int, Range(2, 8), Doc("bits of the weights of the first and the last layer, where errors cost most")
     ] = 8
+    average_bits: Annotated[
+        float | None,
+        Range(2.0, 8.0),
+        Doc("mixed precision: bits of weights by sensitivity, 2 to 8 each, so many on average"),
+    ] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Doc("other bits by name, the first match wins: 'pattern=w4', 'pattern=a16', 'pattern=w4a8' or float"),
+    ] = ()
+    power_of_two: Annotated[
+        bool, Doc("scales are powers of two, which hardware multiplies with by shifting")
+    ] = False
     reduce_range: Annotated[
         bool | None, Doc("7-bit weights, against saturation in 16-bit sums; default: as the target needs")
     ] = None
-    tables: Annotated[bool, Doc("store embedding tables as 8-bit rows, too")] = True
+    rest: Annotated[
+        Literal["int8", "float"],
+        Doc("how weights of what stays in float are stored, embedding tables included: it costs no time"),
+    ] = "int8"
     plan: Annotated[
         Literal["fastest", "everything"],
         Doc("fastest: integers where they pay on the target; everything: wherever a kernel exists"),
@@ -101,6 +122,10 @@ class Static(Pass, name="quantize.static"):
         tuple[str, ...], Doc("patterns of node or value names to leave in float (*, ?)")
     ] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._overrides()
+
     def apply(self, model: ir.Model, ctx: Context) -> None:
         if self.granularity == "per_tensor" if self.equalize is None else self.equalize:
             with contextlib.suppress(Refused):  # nothing to bring together
@@ -108,7 +133,9 @@ class Static(Pass, name="quantize.static"):
         shapes = ctx.shapes(model)
         units = find_units(model, ctx.target, frozenset(self.operators) or None, shapes)
         self._check_names(units)
-        everything = self.plan == "everything" or ctx.probing or ctx.target.elsewhere
+        types = Types.of(self, ctx.target, self._overrides())
+        # Nothing computes on wide codes, so what that costs is no reason to leave them out.
+        everything = self.plan == "everything" or ctx.probing or ctx.target.elsewhere or types.is_wide
         kept = {} if everything else behind_last_layer(units)
         kept |= {unit: reason for unit in units if (reason := self._kept(unit, ctx))}
         while True:
@@ -123,14 +150,15 @@ class Static(Pass, name="quantize.static"):
             compute = self._chosen(units, plan, ctx)
             values = quantized_values(plan)
             per_tensor = self.granularity == "per_tensor"
-            means = mean_axes(plan) if self.bias_correction or per_tensor else {}
+            means = mean_axes(plan) if self.bias_correction or per_tensor or self.average_bits else {}
             wanted = {v.name or "": means.get(v) for v in (*values.observed, *means)}
             statistics = ctx.statistics(model, wanted)
             found = _endless(plan, statistics)
             if not found:
                 break
             kept |= found
-        self._write(model, plan, values, statistics, ctx)
+        self._write(model, plan, values, statistics, types, ctx)
+        tell_saturation(model, ctx)
         for unit in units:
             if unit not in plan.integer and unit.main.op_type in COMPUTE:
                 ctx.skip(unit.main, plan.reasons[unit], names=unit.names)
@@ -141,8 +169,8 @@ class Static(Pass, name="quantize.static"):
             f"{done} of {len(compute)} Conv, Gemm and MatMul on integers, "
             f"{len(plan.integer)} operators in all"
         )
-        if self.tables and not ctx.probing and (not self.operators or "Gather" in self.operators):
-            store_tables(model, ctx, self.keep_float)
+        if self.rest == "int8" and not ctx.probing:
+            store_rest(model, ctx, self.operators, self.keep_float)
 
     # -- the steps ---------------------------------------------------------------------------------------
 
@@ -170,8 +198,14 @@ class Static(Pass, name="quantize.static"):
             nodes=[(u.main.name or "?", plan.reasons[u]) for u in compute],
         )
 
-    def _write(
-        self, model: ir.Model, plan: Plan, values: Values, statistics: Mapping[str, Statistics], ctx: Context
+    def _write(  # noqa: PLR0917  (what the steps before have found)
+        self,
+        model: ir.Model,
+        plan: Plan,
+        values: Values,
+        statistics: Mapping[str, Statistics],
+        types: Types,
+        ctx: Context,
     ) -> None:
         means: dict[ir.Value, Array] = {}
         powers: dict[ir.Value, Array] = {}
@@ -181,10 +215,14 @@ class Static(Pass, name="quantize.static"):
                 powers[value] = known.power
                 if self.bias_correction:
                     means[value] = known.mean
+        kinds = types.activations(plan, values)
         candidates = {
-            name: activation_params(plan, values, statistics, observer, self._activation_type(ctx))
+            name: activation_params(plan, values, statistics, observer, kinds)
             for name, observer in self._observers(ctx).items()
         }
+        widths = types.weight_bits(plan, powers)
+        if self.average_bits is not None:
+            ctx.note("bits of weights: " + ", ".join(f"{u.main.name} {b}" for u, b in widths.items()))
 
         rounded: dict[ir.Value, Rounded] = {}
 
@@ -192,21 +230,22 @@ class Static(Pass, name="quantize.static"):
             # A copy is written through its own values.
             same = Correspondence(model, place)
             weights = same.keys(
-                self._weights(plan, candidates[name], powers, ctx) | {w: r.params for w, r in rounded.items()}
+                types.weights(plan, widths, candidates[name], powers)
+                | {w: r.params for w, r in rounded.items()}
             )
             activations = same.keys(candidates[name])
             Writer(place, same.plan(plan), activations, weights, same.keys(means), same.keys(rounded)).write()
             graph.tidy(place)
 
         chosen = nearest(model, candidates, write, ctx)
-        method = self._rounding(ctx)
+        method = self._rounding(ctx, min(widths.values(), default=8))
         if method != "nearest":
-            in_turn = self.weight_bits < 8 if self.sequential is None else self.sequential
+            in_turn = min(widths.values()) < 8 if self.sequential is None else self.sequential
             rounder = round_in_sequence if in_turn else round_weights
             rounded |= rounder(
                 model,
                 [u for u in plan.units if u in plan.integer],
-                self._weights(plan, candidates[chosen], powers, ctx),
+                types.weights(plan, widths, candidates[chosen], powers),
                 candidates[chosen],
                 ctx,
                 method=method,
@@ -214,60 +253,14 @@ class Static(Pass, name="quantize.static"):
             )
         write(model, chosen)
 
-    def _weights(
-        self, plan: Plan, activations: dict[ir.Value, QParams], powers: Mapping[ir.Value, Array], ctx: Context
-    ) -> dict[ir.Value, QParams]:
-        chosen: dict[ir.Value, QParams] = {}
-        axes: dict[ir.Value, set[int]] = {}
-        for unit in plan.integer:
-            if unit.weight is not None:
-                axes.setdefault(unit.weight, set()).add(_channel_axis(unit))
-        layers = [u for u in plan.units if u.weight is not None and u in plan.integer]
-        for unit in layers:
-            weight = unit.weight
-            assert weight is not None
-            bits = self.edge_bits if unit in (layers[0], layers[-1]) else self.weight_bits
-            array = graph.const_array(weight)
-            assert array is not None
-            # Tied weights whose outputs lie along different axes have one scale for all.
-            along = self.granularity == "per_channel" and len(axes[weight]) == 1
-            axis = _channel_axis(unit) if along else None
-            qtype = self._weight_type(ctx, bits)
-            power = powers.get(unit.inputs[0])
-            params = chosen.get(weight) or (
-                weight_params(array, qtype, axis)
-                if axis is not None or power is None
-                else heard_params(array, unit.main, power, qtype)
-            )
-            bias = (
-                unit.main.inputs[2] if unit.main.op_type != "MatMul" and len(unit.main.inputs) > 2 else None
-            )
-            scale = weight_scales_for_bias(
-                params.scale, graph.const_array(bias), activations[unit.inputs[0]].scale
-            )
-            chosen[weight] = replace(params, scale=scale)
-        return chosen
-
-    def _activation_type(self, ctx: Context) -> QType:
-        kind = ctx.target.activation_type if self.activation == "auto" else self.activation
-        return QType(signed=kind == "int8", symmetric=self.symmetric_activations)
-
-    def _weight_type(self, ctx: Context, bits: int) -> QType:
-        kind = ctx.target.weight_type if self.weight == "auto" else self.weight
-        reduce = ctx.target.saturates if self.reduce_range is None else self.reduce_range
-        symmetric = bits == 8 if self.symmetric_weights is None else self.symmetric_weights
-        return QType(
-            signed=kind == "int8",
-            bits=min(bits, 7 if reduce else 8),
-            symmetric=symmetric,
-            narrow=symmetric and kind == "int8",
-        )
-
-    def _rounding(self, ctx: Context) -> str:
+    def _rounding(self, ctx: Context, fewest: int) -> str:
         if self.rounding != "auto":
             return self.rounding
-        fine = self.weight_bits == 8 and self.granularity == "per_channel"
+        fine = fewest >= 8 and self.granularity == "per_channel"
         return "nearest" if fine or ctx.probing else "hessian"
+
+    def _overrides(self) -> tuple[Override, ...]:
+        return tuple(parse_override(text, f"{self.name}: option 'overrides'") for text in self.overrides)
 
     def _observers(self, ctx: Context) -> dict[str, Observer]:
         """The observers to choose from, by name."""
@@ -288,7 +281,8 @@ class Static(Pass, name="quantize.static"):
                 return ctx.keep_float[name]
         if any(fnmatch.fnmatchcase(name, pattern) for name in unit.names for pattern in self.keep_float):
             return "kept in float by option keep_float"
-        return ""
+        first = next((o for o in self._overrides() if o.matches(unit)), None)
+        return "kept in float by option overrides" if first is not None and first.keep_float else ""
 
     def _check_names(self, units: list[Unit]) -> None:
         known = {n.op_type for u in units for n in u.nodes}
@@ -298,6 +292,7 @@ class Static(Pass, name="quantize.static"):
                     f"{self.name}: option 'operators' names {operator!r}, which the model does not have",
                     hint=did_you_mean(operator, known),
                 )
+        check_names(self._overrides(), units, f"{self.name}: option 'overrides'")
         names = [n.name or "" for u in units for n in u.nodes]
         names += [v.name or "" for u in units for n in u.nodes for v in n.outputs]
         for pattern in self.keep_float:
@@ -317,11 +312,3 @@ def _endless(plan: Plan, statistics: Mapping[str, Statistics]) -> dict[Unit, str
             if seen is not None and not seen.finite:
                 found[unit] = f"{value.name} is infinite on the calibration data"
     return found
-
-
-def _channel_axis(unit: Unit) -> int:
-    node = unit.main
-    if node.op_type == "Conv":
-        return 0
-    trans = node.attributes.get("transB")
-    return 0 if trans is not None and trans.value else 1

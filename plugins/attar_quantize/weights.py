@@ -33,6 +33,7 @@ class Weights(Pass, name="quantize.weights"):
     """
 
     aim = "size"
+    breaks = ("values",)  # equal weights under different scales become different ones
 
     type: Annotated[
         str, Doc("type of the codes: int8, int4, int2 or unsigned, other bits, float8e4m3fn, float8e5m2")

@@ -23,8 +23,8 @@ class Cause:
     """One finding.
 
     Attributes:
-        kind: "saturation", "range outlier", "channel imbalance", "weight imbalance", "dead channels",
-            "bias overflow" or "rounding".
+        kind: "saturation" (of codes), "16-bit saturation" (of sums), "range outlier", "channel imbalance",
+            "weight imbalance", "dead channels", "bias overflow" or "rounding".
         text: what was seen, with figures.
         remedy: what to try.
     """
@@ -69,6 +69,12 @@ def find_causes(node: ir.Node, seen: Statistics | None, codes: Quantized) -> tup
             Cause("rounding", "nothing stands out: its values need more steps than 8 bits have", "keep_float")
         )
     return (*found, *_dead(seen))
+
+
+def saturated_sums(share: float) -> Cause:
+    """The cause that only processors without VNNI have."""
+    text = f"{share:.2%} of its sums of two products do not fit into 16 bits on a processor without VNNI"
+    return Cause("16-bit saturation", text, "reduce_range=True, which target='cpu-avx2' chooses by itself")
 
 
 def quantized_view(node: ir.Node) -> Quantized:

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.diagnosis.causes import Cause, find_causes, quantized_view
+from attar.diagnosis.causes import Cause, find_causes, quantized_view, saturated_sums
+from attar.diagnosis.saturation import Saturation, predict
 from attar.errors import AttarError, InputError
 from attar.feeds import one_sample, pieces
 from attar.lowering import lower
@@ -60,6 +61,7 @@ class Diagnosis:
         output_db: SQNR of its outputs with all layers quantized.
         metric_name: "" without an evaluation.
         before, after: the metric of the original and of the quantized model.
+        saturation: what becomes of it on an x86 processor without VNNI; None where the target is none.
     """
 
     layers: tuple[Layer, ...]
@@ -67,6 +69,7 @@ class Diagnosis:
     metric_name: str = ""
     before: float | None = None
     after: float | None = None
+    saturation: Saturation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         fitted = plain(dataclasses.asdict(self))
@@ -74,9 +77,13 @@ class Diagnosis:
         return fitted
 
     def __str__(self) -> str:
+        if not self.layers:
+            return f"already quantized\n{self.saturation}"
         lines = [f"outputs at {self.output_db:.1f} dB with {len(self.layers)} layers quantized"]
         if self.before is not None and self.after is not None:
             lines[0] += f", {self.metric_name} {self.before:.4g} -> {self.after:.4g}"
+        if self.saturation is not None:
+            lines.append(str(self.saturation))
         for layer in self.layers:
             lines.append(
                 f"{layer.name} ({layer.op}): {layer.alone_db:.1f} dB alone, "
@@ -107,8 +114,11 @@ def diagnose(
 ) -> Diagnosis:
     """Find out why a model loses accuracy when it is quantized.
 
+    For a target that saturates (`cpu-avx2`) the accuracy that it will give is predicted by simulation.
+
     Args:
-        model: the float model, as `compress` takes it.
+        model: the float model, as `compress` takes it; of one that is quantized already only what it will
+            give on a processor without VNNI is told.
         recipe: a recipe with a quantizing step; "int8" unless given. Nothing is repaired here.
         calibration: data as for `compress`.
         evaluate: as for `compress`; without it layers are told by the outputs' noise alone.
@@ -133,6 +143,9 @@ def diagnose(
     evaluation = as_evaluation(evaluate, specs, calibration=data, registry=registry, preprocess=preprocess)
     feeds = one_sample(data.first().inputs, specs)
     ctx = Context(registry, place, runtime, data, evaluation, feeds, seed, threads)
+    if _is_quantized(source):
+        known = predict(source, ctx, samples=samples, evaluation=evaluation)
+        return Diagnosis((), math.inf, known.metric_name, known.exact, known.saturated, known)
     planning = [step for step in steps if type(step).plans]
     if not planning:
         raise InputError("no step of the recipe quantizes by a plan", hint="diagnose(..., recipe='int8')")
@@ -147,13 +160,54 @@ def diagnose(
     before = after = None
     if evaluation is not None:
         before, after = evaluation.run(work.open(source)), evaluation.run(session)
+    saturation = _saturation(quantized, ctx, samples)
+    if place.saturates:
+        found = _with_saturation(found, saturation)
     ranked = sorted(found, key=lambda layer: layer.alone_db)
     with progress.task("leaving layers in float", min(top, len(ranked))) as task:
         for position, layer in enumerate(ranked[:top]):
             ranked[position] = work.counterfactual(layer, session, after)
             task.advance()
     name = "" if evaluation is None else evaluation.name
-    return Diagnosis(tuple(ranked), output_db, name, before, after)
+    return Diagnosis(tuple(ranked), output_db, name, before, after, saturation)
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    """Whether layers of it compute on codes already."""
+    for node in model.graph:
+        if node.op_type in ("QLinearConv", "QLinearMatMul", "MatMulInteger"):
+            return True
+        if node.op_type in _LAYERS and _reads_codes(node):
+            return True
+    return False
+
+
+def _reads_codes(node: ir.Node) -> bool:
+    """Whether DequantizeLinear of a computed value feeds the node."""
+    maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+    return maker is not None and maker.op_type == "DequantizeLinear" and maker.inputs[0] is not None
+
+
+def _saturation(quantized: ir.Model, ctx: Context, samples: int) -> Saturation | None:
+    """The prediction for processors without VNNI; with the metric only where the target is one of them."""
+    if ctx.target.elsewhere or ctx.target.activation_type != "uint8":
+        return None
+    return predict(
+        quantized, ctx, samples=samples, evaluation=ctx.evaluation if ctx.target.saturates else None
+    )
+
+
+def _with_saturation(layers: Sequence[Layer], found: Saturation | None) -> list[Layer]:
+    shares = {} if found is None else dict(found.layers)
+    return [
+        replace(
+            layer,
+            causes=(saturated_sums(shares[layer.name]), *(c for c in layer.causes if c.kind != "rounding")),
+        )
+        if layer.name in shares
+        else layer
+        for layer in layers
+    ]
 
 
 def _quantized_layers(fused: ir.Model, quantized: ir.Model) -> dict[str, tuple[ir.Node, ir.Node]]:
