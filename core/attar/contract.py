@@ -8,6 +8,7 @@ refused: the original comes back.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from attar import graph
+from attar import bundle, graph, invariants
 from attar.context import Context, Measured
 from attar.errors import AttarError, InputError
 from attar.feeds import Feeds, pieces
@@ -55,6 +56,9 @@ class Contract:
             self._measure_metric(self._session),
             max_drop,
             for_size=ctx.target.elsewhere or _for_size(self._recipe),
+            for_accuracy={type(step).aim for step in self._recipe} == {"accuracy"},
+            trains=any("training" in type(step).needs for step in self._recipe),
+            bundle_bytes=functools.cache(lambda: bundle.packed_size(original)),
         )
 
     def fulfil(self) -> Result:
@@ -91,6 +95,7 @@ class Contract:
             bytes=graph.saved_size(runnable),
             kernels=session.kernels(),
             metric_error=metric_error,
+            bundle_bytes=bundle.packed_size(model) if self._judge.for_size and _low_entropy(model) else None,
         )  # fmt: skip
         attempt.faults = self._judge.faults(attempt)
         return attempt
@@ -231,12 +236,20 @@ class Contract:
         speed = attempt.speed
         smaller = attempt.bytes / max(1, self._judge.bytes)
         faster = f"{1 / speed.ratio:.2f}x faster" if speed.high < 1 else "as fast as before"
-        headline = f"{faster}, {smaller:.0%} of the size"
+        size = f"{smaller:.0%} of the size"
+        if attempt.bundle_bytes is not None:
+            whole = self._judge.bundle_bytes()
+            size += f" ({attempt.bundle_bytes / max(1, self._judge.bytes):.0%} as a bundle)"
+            self._decisions.append(
+                f"file: {attempt.bytes} bytes, was {self._judge.bytes}; as an .attar bundle: "
+                f"{attempt.bundle_bytes} bytes, was {whole}"
+            )
+        headline = f"{faster}, {size}"
         if self._judge.faulty_speed(attempt):  # accepted all the same: the recipe is about size
             slower = f"but {speed.ratio:.2f} times the original's time"
             if speed.low <= 1:
                 slower += f" (within noise: {speed.low:.2f} to {speed.high:.2f})"
-            headline = f"{smaller:.0%} of the size, {slower}"
+            headline = f"{size}, {slower}"
             why = "no step of the recipe aims at speed"
             if self._ctx.target.elsewhere:
                 why = f"{self._ctx.target.name} is not this machine, whose times say nothing of it"
@@ -244,6 +257,8 @@ class Contract:
                 f"slower, {speed.after_ms:.3g} ms instead of {speed.before_ms:.3g} ms, and handed over for "
                 f"its size: {why}"
             )
+        if self._judge.trains and self._ctx.evaluation is None:
+            self._decisions.append("trained, and not judged: give evaluate= to bound what may be lost")
         declined = [f"{s.name} declined: {s.refused.splitlines()[0]}" for s in attempt.steps if s.refused]
         if declined and not any(k.kind == "integer" for k in attempt.kernels):
             headline = f"left in float ({'; '.join(declined)}); {headline}"
@@ -294,7 +309,13 @@ class Contract:
         return explained(kernels, reasons, f"{self._ctx.target.name} has no integer kernel for this pattern")
 
 
+def _low_entropy(model: ir.Model) -> bool:
+    """Whether a pass noted zeros or shared values on a weight: what only a bundle makes small."""
+    values = [v for g in model.graphs() for v in g.initializers.values()]
+    return any(set(invariants.held(v).kinds) & {"zeros", "values"} for v in values)
+
+
 def _for_size(recipe: Sequence[Pass]) -> bool:
     """Whether the recipe aims at size and not at speed."""
-    aims = {type(step).aim for step in recipe}
+    aims = {step.aim for step in recipe}  # of the step: options may change it
     return "size" in aims and "speed" not in aims

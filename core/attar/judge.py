@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -27,6 +28,7 @@ class Attempt:
         planned_from: the model that the last planning pass was given: what it calls float.
         metric_error: why the metric could not be computed, though it could be on the original; `metric` is
             then NaN.
+        bundle_bytes: size as an `.attar` bundle, where a pass noted zeros or shared values on weights.
     """
 
     model: ir.Model
@@ -43,6 +45,7 @@ class Attempt:
     faults: list[str] = field(default_factory=list)
     measured: Measured | None = None
     metric_error: str = ""
+    bundle_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class Judge:
         bytes: its size.
         metric: its value of the evaluation's metric, None without an evaluation.
         max_drop: largest loss of the metric that is accepted.
-        for_size: the recipe is about size: a slower model is no fault if it is a smaller one.
+        for_size: the recipe is about size: a slower model is no fault if its file or bundle is smaller.
+        for_accuracy: the recipe only trains: it is not held to be faster, and timing is noise.
+        trains: the recipe trains, among other things: without an evaluation, other outputs are no fault.
+        bundle_bytes: gives the original's size as an `.attar` bundle; asked for where an attempt has one.
     """
 
     original: ir.Model
@@ -63,10 +69,13 @@ class Judge:
     metric: float | None
     max_drop: float
     for_size: bool = False
+    for_accuracy: bool = False
+    trains: bool = False
+    bundle_bytes: Callable[[], int] = lambda: 0
 
     def faults(self, attempt: Attempt) -> list[str]:
         faults = []
-        if self.faulty_speed(attempt) and not (self.for_size and attempt.bytes < self.bytes):
+        if self.faulty_speed(attempt) and not (self.for_size and self.smaller(attempt)):
             speed = attempt.speed
             faults.append(
                 f"slower: {speed.after_ms:.3g} ms, was {speed.before_ms:.3g} ms ({speed.ratio:.2f}x)"
@@ -78,7 +87,15 @@ class Judge:
             faults.append(self._accuracy_fault(attempt))
         return faults
 
+    def smaller(self, attempt: Attempt) -> bool:
+        """Whether the file is smaller, or the bundle: zeros and shared values take no less room in a file."""
+        if attempt.bytes < self.bytes:
+            return True
+        return attempt.bundle_bytes is not None and attempt.bundle_bytes < self.bundle_bytes()
+
     def faulty_speed(self, attempt: Attempt) -> bool:
+        if self.for_accuracy:
+            return False
         # The interval tells slower from noise; beyond 2 % the median speaks for itself.
         return attempt.speed.ratio > 1.0 and (attempt.speed.low > 1.0 or attempt.speed.ratio > 1.02)
 
@@ -86,12 +103,14 @@ class Judge:
         if self.evaluation is not None:
             drop = self._drop(attempt)
             return drop == math.inf or drop > self.max_drop + 1e-9  # 0.9 - 0.88 exceeds 0.02 in binary
-        return self._nearness(attempt) < _LEAST_SQNR
+        return not self.trains and self._nearness(attempt) < _LEAST_SQNR
 
     def doubtful(self, attempt: Attempt) -> bool:
         """Whether the outputs are far enough from the original's to try something else."""
         if self.evaluation is not None:
             return self._faulty_accuracy(attempt)
+        if self.trains:
+            return False
         # Who asks for few bits wants them, as long as it stays the same model.
         return self._nearness(attempt) < (_LEAST_SQNR if self.for_size else _WANTED_SQNR)
 
@@ -130,6 +149,8 @@ class Judge:
         if self.doubtful(one) != self.doubtful(other):
             return self.doubtful(one)
         if self.for_size:
+            if one.bundle_bytes is not None and other.bundle_bytes is not None:
+                return one.bundle_bytes >= other.bundle_bytes
             return one.bytes >= other.bytes
         return one.speed.ratio >= other.speed.ratio
 

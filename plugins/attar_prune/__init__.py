@@ -11,14 +11,15 @@ from typing import Any
 from attar import hookimpl
 from attar.passes import Pass
 from attar_prune.channels import Channels
+from attar_prune.layers import Layers
 from attar_prune.weights import Weights
 
-__all__ = ["Channels", "Weights"]
+__all__ = ["Channels", "Layers", "Weights"]
 
 
 @hookimpl
 def attar_passes() -> Sequence[type[Pass]]:
-    return [Channels, Weights]
+    return [Channels, Layers, Weights]
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import onnx_ir as ir
@@ -62,9 +62,9 @@ class Channels(Pass, name="prune.channels"):
     refit: Annotated[
         bool | None, Doc("refit by least squares; unless given, where there is calibration data")
     ] = None
-    rounds: Annotated[
-        int, Range(1, 1000), Doc("runs over the calibration data in which layers are refitted, front to back")
-    ] = 64
+    steps: Annotated[
+        int, Range(1, 100), Doc("go there in so many steps, judging and refitting anew after each")
+    ] = 1
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
         if self.refit:
@@ -73,50 +73,88 @@ class Channels(Pass, name="prune.channels"):
         split_shared_vectors(model)
         wanted = ctx.data is not None if self.refit is None else self.refit
         given = give_biases(model) if wanted else []
-        rules = ctx.registry.ops
-        grouping = Grouping(model, rules, block=self.block or ctx.target.channel_block)
+        first, done = None, False
+        for step in range(1, self.steps + 1):
+            grouping = Grouping(model, ctx.registry.ops, block=self.block or ctx.target.channel_block)
+            now = self._amount(grouping, ctx)
+            first = now if first is None else first
+            # What is left of the original after this step, as a share of what is left now.
+            left = (1 - self.ratio) ** (step / self.steps) * first / max(now, 1e-30)
+            share, last = max(0.0, 1 - left), step == self.steps
+            done |= self._step(grouping, ctx, share, limits, wanted=wanted, last=last, done=done)
+        drop_zero_biases([n for n in given if n.graph is not None])
+
+    def _amount(self, grouping: Grouping, ctx: Context) -> float:
+        """How much there is of what `by` names; in one step nobody needs to know."""
+        if self.steps == 1:
+            return 1.0
+        if self.by == "channels":
+            return float(sum(g.size for g in grouping.groups))
+        if self.by == "latency":
+            return float(self._latency(grouping, [], ctx)(0))
+        costs = Costs(grouping, ctx.registry.ops)
+        return (costs.macs if self.by == "macs" else costs.size)(grouping.nothing())
+
+    def _step(
+        self,
+        grouping: Grouping,
+        ctx: Context,
+        ratio: float,
+        limits: Sequence[tuple[str, float]],
+        *,
+        wanted: bool,
+        last: bool,
+        done: bool,
+    ) -> bool:
+        """Remove the share `ratio` of what there is now; whether there was anything to remove."""
+        model, rules = grouping.model, ctx.registry.ops
+        skip = ctx.skip if last else _unsaid
         for node, reason in grouping.pinned.items():
-            ctx.skip(node, f"its output channels stay: {reason}")
-        groups = [g for g in grouping.groups if not self._kept(g, ctx)]
+            skip(node, f"its output channels stay: {reason}")
+        groups = [g for g in grouping.groups if not self._kept(g, skip)]
         if not groups:
             raise Refused("no channel of this model can be removed")
         scores = self._scores(groups, model, ctx)
         costs = Costs(grouping, rules)
         most = [min([self.most, *(share for p, share in limits if _matches(g, p))]) for g in groups]
+        most = [1 - (1 - share) ** (1 / self.steps) for share in most] if self.steps > 1 else most
         possible = moves(
             groups, scores, limits=most, whole=self.scope == "global", gain=self._gain(grouping, costs)
         )
         for group in groups:
             if not any(move.group is group for move in possible):
-                ctx.skip(
+                skip(
                     group.makers()[0].node,
                     f"its {group.size} channels (or heads) cannot be reduced within the limits in steps of "
                     f"{group.step}",
                 )
-        chosen = self._choose(possible, grouping, costs, ctx, sum(g.size for g in groups))
+        total = sum(g.size for g in groups)
+        chosen = self._choose(possible, grouping, costs, ctx, ratio=ratio, total=total)
         if not chosen:
+            if done or not last:
+                return False
             raise Refused("no whole block of channels is small enough to go: lower `block` or raise `ratio`")
         gone = mask(grouping, chosen)
         before = costs.macs(grouping.nothing()), costs.size(grouping.nothing())
         after = costs.macs(gone), costs.size(gone)
         if wanted:
             self._compensate(grouping, gone, ctx)
-        drop_zero_biases(given)
         remove(grouping, gone)
         units = sum(len(move.units) for move in chosen)
         ctx.note(
-            f"{units} of {sum(g.size for g in groups)} channels removed in "
+            f"{units} of {total} channels removed in "
             f"{len({id(m.group) for m in chosen})} of {len(groups)} groups: "
             f"{1 - after[0] / max(1.0, before[0]):.1%} fewer multiply-accumulates, "
             f"{1 - after[1] / max(1.0, before[1]):.1%} fewer bytes"
         )
+        return True
 
     # -- steps -----------------------------------------------------------------------------------------------
 
-    def _kept(self, group: Group, ctx: Context) -> bool:
+    def _kept(self, group: Group, skip: Callable[[ir.Node, str], None]) -> bool:
         for pattern in self.keep:
             if _matches(group, pattern):
-                ctx.skip(group.makers()[0].node, f"its channels stay: {pattern!r} is to be kept")
+                skip(group.makers()[0].node, f"its channels stay: {pattern!r} is to be kept")
                 return True
         return False
 
@@ -148,12 +186,19 @@ class Channels(Pass, name="prune.channels"):
         return gain
 
     def _choose(
-        self, possible: list[Move], grouping: Grouping, costs: Costs, ctx: Context, total: int
+        self,
+        possible: list[Move],
+        grouping: Grouping,
+        costs: Costs,
+        ctx: Context,
+        *,
+        ratio: float,
+        total: int,
     ) -> list[Move]:
         if self.by == "channels":
             if self.scope == "local":
-                return [m for m in possible if m.priority <= self.ratio]
-            wanted, taken, count = self.ratio * total, 0, 0
+                return [m for m in possible if m.priority <= ratio]
+            wanted, taken, count = ratio * total, 0, 0
             for move in possible:
                 if taken + len(move.units) / 2 > wanted:
                     break
@@ -168,8 +213,8 @@ class Channels(Pass, name="prune.channels"):
             def measure(count: int) -> float:
                 return cost(mask(grouping, possible[:count]))
 
-        aim = (1 - self.ratio) * measure(0)
-        count = until(len(possible), lambda n: measure(n) <= aim) if self.ratio else 0
+        aim = (1 - ratio) * measure(0)
+        count = until(len(possible), lambda n: measure(n) <= aim) if ratio else 0
         if count == len(possible) and measure(count) > aim:
             reached = 1 - measure(count) / measure(0)
             ctx.note(f"the limits allow no more than {reached:.1%} less {self.by}")
@@ -202,9 +247,13 @@ class Channels(Pass, name="prune.channels"):
     def _compensate(self, grouping: Grouping, gone: Bools, ctx: Context) -> None:
         original = graph.clone(grouping.model)
         silence(grouping, gone)
-        count = refit(grouping, original, gone, ctx, rounds=self.rounds)
+        count = refit(grouping, original, gone, ctx)
         if count:
             ctx.note(f"{count} layers refitted by least squares on the calibration data")
+
+
+def _unsaid(node: ir.Node, reason: str) -> None:
+    """What only a later step tells."""
 
 
 def _matches(group: Group, pattern: str) -> bool:

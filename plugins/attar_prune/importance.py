@@ -7,8 +7,9 @@ that depend on the scale of a layer's weights are divided by the mean of their g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,15 @@ from attar import graph, solve
 from attar.context import Context
 from attar.gram import Gram, LayerInput, collect, layer_input, rows_of, sweeps
 from attar_prune.groups import Group, Part, Use
-from attar_prune.refit import Dense
+from attar_prune.refit import DENSITY
+
+if TYPE_CHECKING:
+    from attar.calibration import Batch, Data
 
 Floats = npt.NDArray[np.float64]
 Importance = Callable[[Sequence[Group], ir.Model, Context], list[Floats]]
-# Multiply-accumulates of eliminating the units of one group one after the other; more are judged at once.
-_GREEDY = 4e9
+# So many times the costs of a group's units are computed anew while units go.
+_TURNS = 32
 _MATRICES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Gather"})
 
 
@@ -108,7 +112,7 @@ def gram(groups: Sequence[Group], model: ir.Model, ctx: Context) -> list[Floats]
                 wanted.setdefault(item, []).append((number, use))
     kept: dict[int, list[_Reader]] = {}
     for portion in sweeps(wanted):
-        data = Dense(ctx.calibration)
+        data: Any = Dense(ctx.calibration)
         grams = collect(model, portion, data, ctx.runtime, threads=ctx.threads, seed=ctx.seed)
         for item, found in grams.items():
             for number, use in wanted[item]:
@@ -128,29 +132,49 @@ BUILTIN: Mapping[str, Importance] = {
 }
 
 
+class Dense:
+    """Calibration data that is looked at in more positions."""
+
+    def __init__(self, data: Data, factor: int = DENSITY) -> None:
+        self._data, self._factor = data, factor
+        self.specs = data.specs
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._data)
+
+    def count(self) -> int | None:
+        """Pretends to have fewer samples, each of which must then tell more."""
+        count = self._data.count()
+        return None if count is None else max(1, count // self._factor)
+
+
 class _Reader:
     """One layer that reads a group: weights [outputs, K], inverse Gram matrix, the columns of each unit."""
 
     def __init__(self, use: Use, found: Gram) -> None:
         array: Any = graph.const_array(use.node.inputs[1])
-        self.weight = rows_of(use.node, np.asarray(array, np.float64))[0]
+        self.weight = rows_of(use.node, np.asarray(array, np.float64))[0].copy()
         h = solve.damped(found.covariance[0], 1e-3)
-        self.signal = max(float(np.einsum("ok,kl,ol->", self.weight, h, self.weight)), 1e-30)
+        self.signal = max(float(np.einsum("ok,ok->", self.weight @ h, self.weight)), 1e-30)
         self.inverse = np.linalg.inv(h)
         taps = self.weight.shape[1] // max(1, array.shape[use.part.axis])
         columns = use.part.places[:, None] * taps + np.arange(taps)
         order = np.argsort(use.part.units, kind="stable")
         self.columns = columns[order].reshape(int(use.part.units.max()) + 1, -1)
 
-    def costs(self, units: Sequence[int]) -> Floats:
+    def costs(self, units: npt.NDArray[np.int64]) -> Floats:
         """What each of these units would cost if it were the next to go, as a share of the signal."""
-        s = self.columns[list(units)]  # [units, columns of each]
+        s = self.columns[units]  # [units, columns of each]
+        if s.shape[1] == 1:
+            power: Any = np.einsum("ok,ok->k", self.weight, self.weight)[s[:, 0]]
+            return np.asarray(power / np.diagonal(self.inverse)[s[:, 0]] / self.signal)
         blocks = self.inverse[s[:, :, None], s[:, None, :]]
         w = self.weight.T[s]  # [units, columns, outputs]
-        return np.asarray(np.einsum("uco,uco->u", w, np.linalg.solve(blocks, w))) / self.signal
+        second = w @ np.swapaxes(w, 1, 2)  # tr(w^T B^-1 w) = tr(B^-1 w w^T)
+        return np.asarray(np.einsum("ukk->u", np.linalg.solve(blocks, second))) / self.signal
 
-    def drop(self, unit: int) -> None:
-        s = self.columns[unit]
+    def drop(self, units: npt.NDArray[np.int64]) -> None:
+        s = self.columns[units].reshape(-1)
         ratio = np.linalg.solve(self.inverse[np.ix_(s, s)], self.inverse[s])  # [S, K]
         self.weight -= self.weight[:, s] @ ratio
         self.inverse -= self.inverse[:, s] @ ratio
@@ -159,21 +183,22 @@ class _Reader:
 
 
 def _eliminated(group: Group, readers: list[_Reader]) -> Floats:
-    scores = np.sum([r.costs(range(group.size)) for r in readers], axis=0)
-    work = sum(float(r.weight.shape[1]) ** 2 * r.columns.shape[1] for r in readers) * group.size
-    if work > _GREEDY or group.size < 3:
-        return scores
-    left = list(range(group.size))
-    now, reached = scores.copy(), 0.0
-    while len(left) > 1:
-        unit = min(left, key=lambda u: now[u])
-        reached = max(reached, float(now[unit]))
-        scores[unit] = reached
-        left.remove(unit)
+    """Scores in the order in which units go, a few at a time: the costs of the others are brought up to date
+    between."""
+    left = np.arange(group.size)
+    now: Floats = np.sum([r.costs(left) for r in readers], axis=0)
+    scores: Floats = now.copy()
+    reached = 0.0
+    at_once = max(1, math.ceil(group.size / _TURNS))
+    while len(left) > at_once:
+        first = np.argsort(now, kind="stable")[:at_once]
+        scores[left[first]] = np.maximum.accumulate(np.maximum(now[first], reached))
+        reached = float(scores[left[first[-1]]])
         for reader in readers:
-            reader.drop(unit)
-        now[left] = np.sum([r.costs(left) for r in readers], axis=0)
-    scores[left] = max(reached, float(now[left[0]]))
+            reader.drop(left[first])
+        left = np.delete(left, first)
+        now = np.sum([r.costs(left) for r in readers], axis=0)
+    scores[left] = np.maximum(now, reached)
     return scores
 
 

@@ -14,8 +14,8 @@ needed. d is chosen on one half of the data by what it does on the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,67 +23,69 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.gram import Gram, collect, from_rows, layer_input, rows_of, sweeps
+from attar.gram import Gram, LayerInput, from_rows, layer_input, rows_of
 from attar_prune.groups import Bools, Grouping
-
-if TYPE_CHECKING:
-    from attar.calibration import Batch, Data
+from attar_prune.staged import Front
 
 Floats = npt.NDArray[np.float64]
 _DAMPING = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_FEW = (1e-3, 1e-2, 1e-1)
+# Where there are fewer vectors than unknowns: up to so much that hardly anything moves.
+_STRONG = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 _DEFAULT = 1e-2
-# Above this many inputs a layer takes the middle damping: a choice would cost several large solutions.
-_CHOICE = 1200
+# A fit needs more positions than a rounding: so many times as many.
+DENSITY = 2
+# Above this many inputs a layer chooses among few: each costs a large solution.
+_CHOICE = 200
 
 
-def refit(grouping: Grouping, original: ir.Model, gone: Bools, ctx: Context, *, rounds: int) -> int:
+def refit(grouping: Grouping, original: ir.Model, gone: Bools, ctx: Context) -> int:
     """Refit all layers that read units which are silenced in the grouping's model.
 
     Args:
         original: the same graph before anything was silenced.
-        rounds: runs over the data; later layers see what was refitted in earlier rounds.
 
     Returns:
         Number of layers refitted.
     """
-    model = grouping.model
-    layers = _layers(grouping, gone)
-    size = max(1, math.ceil(len(layers) / max(1, rounds)))
+
+    def keeps(node: ir.Node) -> tuple[Bools | None, Bools | None]:
+        out = 1 if node.op_type == "Conv" else _axis(node)
+        return grouping.keep(node.inputs[0], _axis(node), gone), grouping.keep(node.outputs[0], out, gone)
+
+    return in_order(grouping.model, original, _layers(grouping, gone), keeps, ctx)
+
+
+def in_order(
+    model: ir.Model,
+    original: ir.Model,
+    layers: Sequence[ir.Node],
+    keeps: Callable[[ir.Node], tuple[Bools | None, Bools | None]],
+    ctx: Context,
+) -> int:
+    """Refit these layers from front to back, each for what those before it then give.
+
+    Args:
+        original: the same graph with the weights that tell what layers should compute.
+        keeps: node -> which input and output channels stay; None: all.
+
+    Returns:
+        Number of layers refitted.
+    """
+    stages: dict[str, dict[ir.Node, LayerInput]] = {}
+    for node in layers:
+        item = layer_input(node)
+        if item is not None:
+            stages.setdefault(item.value, {})[node] = item
+    front = Front(model, original, ctx, density=DENSITY)
     done = 0
-    for start in range(0, len(layers), size):
-        part = layers[start : start + size]
-        items = {node: item for node in part if (item := layer_input(node)) is not None}
-        for portion in sweeps(dict.fromkeys(items.values())):
-            grams = collect(
-                model,
-                portion,
-                Dense(ctx.calibration),
-                ctx.runtime,
-                reference=original,
-                threads=ctx.threads,
-                seed=ctx.seed,
-                progress=ctx.progress,
-            )
-            for node, item in items.items():
-                if item in grams:
-                    done += _solve(node, original, grams[item], grouping, gone)
+    with ctx.progress.task("refitting layers", len(layers)) as task:
+        for stage in stages.values():
+            for item, pairs in front.gather(stage.values()):
+                for node in [n for n, one in stage.items() if one == item]:
+                    done += _solve(node, original, pairs.gram, *keeps(node))
+                    task.advance()
     return done
-
-
-class Dense:
-    """Calibration data that is looked at in more positions: a fit needs more of them than a rounding."""
-
-    def __init__(self, data: Data, factor: int = 8) -> None:
-        self._data, self._factor = data, factor
-        self.specs = data.specs
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._data)
-
-    def count(self) -> int | None:
-        """Pretends to have fewer samples, each of which must then tell more."""
-        count = self._data.count()
-        return None if count is None else max(1, count // self._factor)
 
 
 def _layers(grouping: Grouping, gone: Bools) -> list[ir.Node]:
@@ -111,10 +113,9 @@ def _axis(node: ir.Node) -> int:
     return 1 if node.op_type == "Conv" else len(value.shape or ()) - 1
 
 
-def _solve(node: ir.Node, original: ir.Model, found: Gram, grouping: Grouping, gone: Bools) -> bool:
+def _solve(node: ir.Node, original: ir.Model, found: Gram, channels: Bools | None, out: Bools | None) -> bool:
     item = layer_input(node)
     assert item is not None
-    channels = grouping.keep(node.inputs[0], _axis(node), gone)
     width = item.group * item.depth // math.prod(item.kernel)
     stay = np.repeat(np.ones(width, np.bool_) if channels is None else channels, math.prod(item.kernel))
     stay = stay.reshape(item.group, item.depth)
@@ -124,16 +125,9 @@ def _solve(node: ir.Node, original: ir.Model, found: Gram, grouping: Grouping, g
     array: Any = graph.const_array(original.graph.initializers[weight.name or ""])
     w = rows_of(node, np.asarray(array, np.float64))
     bias = _bias(node)
-    fresh, shift = np.zeros_like(w), np.zeros(w.shape[:2])
-    for group in range(item.group):
-        keep = np.flatnonzero(stay[group])
-        if not keep.size:
-            continue
-        rows, moved = _fitted(w[group], found, group, keep, centred=bias is not None)
-        if not np.isfinite(rows).all():
-            return False
-        fresh[group][:, keep], shift[group] = rows, moved
-    out = grouping.keep(node.outputs[0], 1 if node.op_type == "Conv" else _axis(node), gone)
+    fresh, shift = _fitted(w, found, stay, centred=bias is not None)
+    if not np.isfinite(fresh).all():
+        return False
     if out is not None:  # what will go stays silent
         fresh.reshape(len(out), -1)[~out] = 0
         shift.reshape(-1)[~out] = 0
@@ -144,18 +138,35 @@ def _solve(node: ir.Node, original: ir.Model, found: Gram, grouping: Grouping, g
     return True
 
 
-def _fitted(
-    w: Floats, found: Gram, group: int, keep: npt.NDArray[np.int64], *, centred: bool
-) -> tuple[Floats, Floats]:
-    """Weights of the columns that stay, and what is added to the bias."""
-    whole = _Moments(found, group, keep, centred=centred)
+def _fitted(w: Floats, found: Gram, stay: Bools, *, centred: bool) -> tuple[Floats, Floats]:
+    """Weights `[groups, outputs, K]`, zero in the columns that go, and what is added to the bias.
+
+    Args:
+        stay: columns, `[groups, K]`.
+    """
+    whole, halves = _Moments(found, stay, centred=centred), _halves(found)
     damping = _DEFAULT
-    if found.half is not None and 0 < found.half.count < found.count and len(keep) <= _CHOICE:
-        first = _Moments(found.half, group, keep, centred=centred)
-        second = _Moments(_rest(found), group, keep, centred=centred)
-        damping = min(_DAMPING, key=lambda d: second.loss(w, first.solved(w, keep, d)))
-    rows = whole.solved(w, keep, damping)
-    return rows, (w @ whole.mean_t - rows @ whole.mean_x if centred else np.zeros(len(w)))
+    if halves is not None:
+        tried = _DAMPING if w.shape[-1] <= _CHOICE else _FEW
+        tried = _STRONG if found.count < 2 * w.shape[-1] else tried
+        first, second = (_Moments(half, stay, centred=centred) for half in halves)
+        damping = min(tried, key=lambda d: second.loss(w, first.solved(w, d)))
+    rows = whole.solved(w, damping)
+    if not centred:
+        return rows, np.zeros(w.shape[:2])
+    return rows, np.einsum("gok,gk->go", w, whole.mean_t) - np.einsum("gok,gk->go", rows, whole.mean_x)
+
+
+def _halves(found: Gram) -> tuple[Gram, Gram] | None:
+    """Sums over two halves of the samples, those of the reference included."""
+    parts = found.halves
+    half = found.half
+    if parts is None or half is None or found.cross is None or found.twin is None:
+        return None
+    assert half.cross is not None
+    assert half.twin is not None
+    parts[0].cross, parts[0].twin = found.cross - half.cross, found.twin - half.twin
+    return parts
 
 
 def give_biases(model: ir.Model) -> list[ir.Node]:
@@ -185,44 +196,35 @@ def drop_zero_biases(nodes: Sequence[ir.Node]) -> None:
 
 
 class _Moments:
-    """E[x x^T] of the inputs that stay and E[t x^T], central where a bias takes the means."""
+    """E[x x^T] of the inputs that stay and E[t x^T], central where a bias takes the means; of groups."""
 
-    def __init__(self, found: Gram, group: int, keep: npt.NDArray[np.int64], *, centred: bool) -> None:
+    def __init__(self, found: Gram, stay: Bools, *, centred: bool) -> None:
         count = max(1, found.count)
         assert found.cross is not None
         assert found.twin is not None
-        self.mean_x = found.total[group][keep] / count
-        self.mean_t = found.twin[group] / count
-        self.xx = found.matrix[group][np.ix_(keep, keep)] / count
-        self.tx = found.cross[group][:, keep] / count
+        self.stay = stay
+        self.mean_x, self.mean_t = found.total / count, found.twin / count
+        self.xx, self.tx = found.matrix / count, found.cross / count
         if centred:
-            self.xx = self.xx - np.outer(self.mean_x, self.mean_x)
-            self.tx = self.tx - np.outer(self.mean_t, self.mean_x)
+            self.xx -= self.mean_x[..., :, None] * self.mean_x[..., None, :]
+            self.tx -= self.mean_t[..., :, None] * self.mean_x[..., None, :]
+        both = stay[..., :, None] & stay[..., None, :]
+        self.xx *= both
+        self.tx *= stay[..., None, :]
+        power = np.einsum("gkk->g", self.xx) / np.maximum(1, stay.sum(axis=-1))
+        self.power = np.maximum(power, 1e-12)[:, None]
 
-    def solved(self, w: Floats, keep: npt.NDArray[np.int64], damping: float) -> Floats:
-        d = damping * max(float(np.trace(self.xx)) / len(keep), 1e-12)
-        left = self.xx + d * np.eye(len(keep))
-        return np.asarray(np.linalg.solve(left, (w @ self.tx + d * w[:, keep]).T).T)
+    def solved(self, w: Floats, damping: float) -> Floats:
+        left = self.xx.copy()
+        d = damping * self.power * self.stay  # [groups, K]
+        # Columns that go stand alone, with nothing on the right.
+        np.einsum("gkk->gk", left)[...] += np.where(self.stay, d, 1.0)
+        right = w @ self.tx + w * d[:, None, :]
+        return np.asarray(np.swapaxes(np.linalg.solve(left, np.swapaxes(right, -1, -2)), -1, -2))
 
     def loss(self, w: Floats, rows: Floats) -> float:
         """E |W t - W' x|^2 without the part that no W' changes."""
-        return float(np.einsum("ok,ok->", rows @ self.xx, rows) - 2 * np.einsum("ok,ok->", w @ self.tx, rows))
-
-
-def _rest(found: Gram) -> Gram:
-    half = found.half
-    assert half is not None
-    assert half.cross is not None
-    assert half.twin is not None
-    assert found.cross is not None
-    assert found.twin is not None
-    return Gram(
-        found.matrix - half.matrix,
-        found.total - half.total,
-        found.count - half.count,
-        cross=found.cross - half.cross,
-        twin=found.twin - half.twin,
-    )
+        return float(((rows @ self.xx - 2 * (w @ self.tx)) * rows).sum())
 
 
 def _bias(node: ir.Node) -> ir.Value | None:

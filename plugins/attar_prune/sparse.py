@@ -16,6 +16,10 @@ from attar_prune import masks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Choose = Callable[[Array], Array]
+# Weights above which settling is done in float32: its errors are far below those of the zeros.
+_DOUBLE = 1 << 16
+# Shares of zeros at which the loss of a layer is looked at.
+LEVELS = (0.3, 0.5, 0.7, 0.85)
 
 
 def wanda(rows: Array, h: Array) -> Array:
@@ -33,8 +37,11 @@ def settle(rows: Array, h: Array, mask: Array, *, rounds: int = 40, start: Array
     """Values of the weights that stay for which the outputs change least; the others are zero.
 
     Minimizes (w' - w) H (w' - w)^T of every row over its own support by conjugate gradients, all rows at
-    once. Each round costs one product with H and never raises the cost.
+    once. Each round costs one product with H and never raises the cost. Many weights are settled in float32.
     """
+    if rows.size > _DOUBLE:
+        rows, h = rows.astype(np.float32), h.astype(np.float32)
+        start = None if start is None else start.astype(np.float32)
     live = ~mask
     diagonal = np.einsum("gkk->gk", h)[:, None, :]
     x = np.where(mask, 0.0, rows if start is None else start)
@@ -55,7 +62,7 @@ def settle(rows: Array, h: Array, mask: Array, *, rounds: int = 40, start: Array
         after = np.einsum("grk,grk->gr", residual, z)
         turn = np.where(energy > 0, after / np.where(energy > 0, energy, 1.0), 0.0)[..., None]
         direction, energy = z + turn * direction, after
-    return np.where(mask, 0.0, x)
+    return np.where(mask, 0.0, x).astype(np.float64)
 
 
 def gradual(
@@ -105,10 +112,10 @@ def best(
         if pattern is not None:
             stay, m = pattern
             now = m - round(way * (m - stay))
-            return masks.n_of_m(importance, now, m) | known
+            return np.asarray(masks.n_of_m(importance, now, m) | known)
         if block is not None:
-            return masks.blocks(importance, block, ratio * way) | known
-        return masks.lowest(importance, ratio * way, by_row=by_row) | known
+            return np.asarray(masks.blocks(importance, block, ratio * way) | known)
+        return np.asarray(masks.lowest(importance, ratio * way, by_row=by_row) | known)
 
     found = gradual(rows, h, inverse, choose, steps)
     if block is None and not by_row and not known.any():
@@ -123,18 +130,58 @@ def _way(share: float) -> float:
     return 1 - (1 - share) ** 3
 
 
+def curve(rows: Array, h: Array) -> dict[float, Array]:
+    """The weights, settled, with each of `LEVELS` of zeros."""
+    inverse = np.linalg.inv(h)
+    found, x, mask = {}, rows, np.zeros(rows.shape, np.bool_)
+    for level in LEVELS:
+        mask = masks.lowest(np.where(mask, 0.0, obs(x, inverse)), level)
+        x = settle(rows, h, mask, start=x, rounds=10)
+        found[level] = x
+    return found
+
+
 Key = TypeVar("Key", bound=Hashable)
 
 
-def shares(scores: Mapping[Key, Array], ratio: float, *, most: float = 0.65) -> dict[Key, float]:
-    """The share of each layer for which one bound on the scores takes `ratio` of all weights, no layer losing
-    more than `most`."""
-    whole = sum(s.size for s in scores.values())
-    ordered = {key: np.sort(s, axis=None) for key, s in scores.items()}
-    low, high = -80.0, 20.0  # of the bound's logarithm; scores are shares of a layer's energy
-    for _ in range(60):
+def shares(
+    losses: Mapping[Key, Mapping[float, float]], sizes: Mapping[Key, int], ratio: float, *, most: float = 0.9
+) -> dict[Key, float]:
+    """The share of zeros of each layer, for `ratio` over all, so that the sum of the losses is least.
+
+    Each layer's loss is interpolated between the levels at which it is known, in logarithms, along which it
+    is nearly straight; one price a zero for all layers (Lagrange) then gives the shares.
+
+    Args:
+        losses: level -> loss.
+        sizes: numbers of the layers.
+        most: largest share of a layer.
+    """
+    grid = np.arange(0, max(most, ratio) + 1e-9, 0.01)
+    whole = max(1, sum(sizes.values()))
+    bent = {}
+    for key, known in losses.items():
+        levels = sorted(known)
+        logs = np.log(np.maximum([known[level] for level in levels], 1e-12))
+        # Below the lowest level the loss falls by an order of magnitude for a quarter of the zeros.
+        x, y = [0.05, *levels], [logs[0] - 2.3, *logs]
+        slope = (y[-1] - y[-2]) / max(1e-6, x[-1] - x[-2])
+        line = np.interp(grid, x, y) + np.maximum(0, grid - x[-1]) * slope
+        loss = np.exp(line)
+        loss[0] = 0.0
+        bent[key] = np.maximum.accumulate(loss)
+    low, high = -60.0, 20.0  # logarithm of the price
+    taken: dict[Key, float] = {}
+    for _ in range(80):
         middle = (low + high) / 2
-        bound = np.exp(middle)
-        counts = {k: min(most * s.size, float(np.searchsorted(s, bound))) for k, s in ordered.items()}
-        low, high = (middle, high) if sum(counts.values()) < ratio * whole else (low, middle)
-    return {key: counts[key] / max(1, scores[key].size) for key in scores}
+        for key, loss in bent.items():
+            taken[key] = float(grid[np.argmin(loss - np.exp(middle) * grid * sizes[key] / whole)])
+        low, high = (
+            (middle, high) if sum(taken[k] * sizes[k] for k in taken) < ratio * whole else (low, middle)
+        )
+    missing = ratio * whole - sum(taken[k] * sizes[k] for k in taken)
+    room = {k: (max(most, ratio) - share) * sizes[k] for k, share in taken.items()}
+    if missing > 0 and sum(room.values()) > 0:
+        part = min(1.0, missing / sum(room.values()))
+        return {k: share + part * room[k] / sizes[k] for k, share in taken.items()}
+    return {k: share * ratio * whole / (ratio * whole - missing) for k, share in taken.items()}

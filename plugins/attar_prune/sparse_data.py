@@ -15,16 +15,19 @@ import onnx_ir as ir
 
 from attar import graph, solve
 from attar.context import Context
-from attar.feeds import pieces
-from attar.gram import Gram, LayerInput, collect, layer_input, rows_of, sweeps
-from attar_prune.weights_layers import Layer, has_bias, shift_bias
+from attar.gram import Gram, LayerInput, layer_input, rows_of
+from attar_prune import masks, sparse
+from attar_prune.effect import Outputs
+from attar_prune.heard import bounds, fitted
+from attar_prune.staged import Front, Pairs
+from attar_prune.weights_layers import Layer, bias_of, has_bias, shift_bias
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Thin = Callable[[Layer, Array, Array], Array]
-# Groups of neighbouring layers; each runs the data through both models once.
-_STAGES = 40
-# Samples that tell what a layer means to the outputs.
-_SAMPLES = 32
+# Vectors of a layer that are looked at one by one, for what the activation behind it swallows.
+_HEARD = 12000
+# With fewer vectors than so many a number of an input, damping is chosen.
+_MANY = 4
 # Layers of fewer numbers an output have nothing that a fit could change.
 _SMALL = 16
 
@@ -33,8 +36,7 @@ class Effect:
     """What replacing one weight does to the outputs of a model, on a few samples."""
 
     def __init__(self, model: ir.Model, ctx: Context) -> None:
-        self._model, self._ctx = graph.clone(model), ctx
-        self._wanted = self._outputs(self._model)
+        self._model, self._outputs = graph.clone(model), Outputs(model, ctx)
 
     def of(self, layer: Layer, rows: Array, gram: Gram) -> float:
         """Squared error of the outputs over their variance, the largest of all outputs, if `layer` had `rows`
@@ -48,21 +50,7 @@ class Effect:
         if is_centred(layer):
             shift = np.einsum("gok,gk->go", old - rows, gram.mean[:, layer.order()])
             shift_bias(copy, node, shift.reshape(-1))
-        worst = 0.0
-        for mine, theirs in zip(self._outputs(copy), self._wanted, strict=True):
-            spread = float(((theirs - theirs.mean(axis=0)) ** 2).sum())
-            worst = max(worst, float(((mine - theirs) ** 2).sum()) / max(spread, 1e-30))
-        return worst
-
-    def _outputs(self, model: ir.Model) -> list[Array]:
-        """Each output, a sample a row."""
-        session = self._ctx.runtime.open(model, threads=self._ctx.threads)
-        data = self._ctx.calibration
-        found = [session.run(feeds) for b in data.take(_SAMPLES) for feeds in pieces(b.inputs, data.specs)]
-        rows = [[np.asarray(y, np.float64).reshape(len(y) if y.ndim else 1, -1) for y in ys] for ys in found]
-        # Lengths may differ between batches: each batch is flattened to what all have in common.
-        width = [min(part[i].shape[1] for part in rows) for i in range(len(rows[0]))]
-        return [np.concatenate([part[i][:, :n] for part in rows]) for i, n in enumerate(width)]
+        return self._outputs.error(copy)
 
 
 def each_gram(layers: Sequence[Layer], model: ir.Model, ctx: Context) -> Iterator[tuple[Layer, Gram]]:
@@ -88,6 +76,41 @@ def hessian(layer: Layer, gram: Gram, damping: float) -> Array:
     the mean."""
     inner = gram.covariance if is_centred(layer) else gram.moment
     return solve.damped(ordered(layer, inner), damping)
+
+
+def curve_of(layer: Layer, gram: Gram, damping: float, effect: Effect) -> dict[float, float]:
+    """Share of zeros -> what the model's outputs lose, estimated."""
+    rows = layer.rows(layer.array)
+    seen, unseen = gram.halves or (gram, gram)
+    h = hessian(layer, seen, trusted(layer, gram, damping))
+    known, test = hessian(layer, seen, 0.0), hessian(layer, unseen, 0.0)
+    whole = max(float(solve.cost(rows, test).sum()), 1e-30)
+    found = sparse.curve(rows, h)
+    errors = {level: float(solve.cost(rows - x, test).sum()) / whole for level, x in found.items()}
+    probe = sparse.LEVELS[len(sparse.LEVELS) // 2]
+    # The effect is measured on samples of both halves, so it is held against the error on both.
+    fitted_too = float(
+        solve.cost(rows - found[probe], known).sum() / max(solve.cost(rows, known).sum(), 1e-30)
+    )
+    gain = effect.of(layer, found[probe], gram) / max((errors[probe] + fitted_too) / 2, 1e-12)
+    return {level: error * gain for level, error in errors.items()}
+
+
+def trusted(layer: Layer, gram: Gram, damping: float) -> float:
+    """How much to damp: where there are few vectors for the unknowns, what does best on the half of the data
+    that it was not fitted to."""
+    halves = gram.halves
+    if halves is None or gram.count >= _MANY * layer.depth or damping <= 0:
+        return damping
+    rows = layer.rows(layer.array)
+    mask = masks.lowest(rows**2, 0.5)
+    test = hessian(layer, halves[1], 0.0)
+
+    def loss(factor: int) -> float:
+        h = hessian(layer, halves[0], factor * damping)
+        return float(solve.cost(rows - sparse.settle(rows, h, mask, rounds=12), test).sum())
+
+    return damping * min((1, 3, 10, 30), key=loss)
 
 
 def ordered(layer: Layer, matrix: Array) -> Array:
@@ -125,40 +148,31 @@ def in_sequence(model: ir.Model, layers: Sequence[Layer], ctx: Context, thin: Th
         at_once(model, tied, ctx, thin, damping)
     chosen = {layer.node: layer for layer in layers if len(layer.readers) == 1}
     stages = _stages(model, chosen)
+    front = Front(model, reference, ctx, density=2)
     with ctx.progress.task("pruning weights", sum(map(len, stages))) as task:
         for stage in stages:
-            for portion in sweeps(dict.fromkeys(item for _, item in stage)):
-                # What stands in `model` is not what its clone for the run gets: shapes are the same.
-                grams = collect(
-                    model,
-                    portion,
-                    ctx.calibration,
-                    ctx.runtime,
-                    reference=reference,
-                    threads=ctx.threads,
-                    seed=ctx.seed,
-                )
-                for node, item in stage:
-                    if item in grams:
-                        _refit(model, node, grams[item], chosen.get(node), (thin, damping))
-                        task.advance()
+            heard = any(node in chosen and bounds(node) for node, _ in stage)
+            for item, pairs in front.gather((i for _, i in stage), samples=_HEARD if heard else 0):
+                for node in [n for n, one in stage if one == item]:
+                    _refit(model, node, pairs, chosen.get(node), (thin, damping))
+                    task.advance()
 
 
 def _stages(model: ir.Model, chosen: Mapping[ir.Node, Layer]) -> list[list[tuple[ir.Node, LayerInput]]]:
-    """The layers to work on in the order of the graph, those of one input together, in a bounded number of
-    groups."""
+    """The layers to work on in the order of the graph, those of one input together."""
     groups: dict[str, list[tuple[ir.Node, LayerInput]]] = {}
     for node in model.graph:
         item = layer_input(node)
         if item is not None and (node in chosen or (groups and has_bias(node) and node.op_type == "Conv")):
             groups.setdefault(item.value, []).append((node, item))
-    parts = list(groups.values())
-    size = max(1, -(-len(parts) // _STAGES))
-    return [[x for part in parts[i : i + size] for x in part] for i in range(0, len(parts), size)]
+    return list(groups.values())
 
 
-def _refit(model: ir.Model, node: ir.Node, gram: Gram, layer: Layer | None, how: tuple[Thin, float]) -> None:
+def _refit(
+    model: ir.Model, node: ir.Node, pairs: Pairs, layer: Layer | None, how: tuple[Thin, float]
+) -> None:
     thin, damping = how
+    gram = pairs.gram
     assert gram.cross is not None
     assert gram.twin is not None
     count = max(1, gram.count)
@@ -173,13 +187,28 @@ def _refit(model: ir.Model, node: ir.Node, gram: Gram, layer: Layer | None, how:
     inner = gram.covariance if centred else gram.moment
     if centred:
         cross = cross - twin[..., :, None] * gram.mean[..., None, :]
-    h, rows = solve.damped(ordered(layer, inner), damping), layer.rows(weight)
+    rows = layer.rows(weight)
+    h = solve.damped(ordered(layer, inner), trusted(layer, gram, damping))
     wanted = rows
     if layer.depth >= _SMALL:
         wanted = solve.transfer(rows, h, ordered(layer, inner), ordered(layer, cross))
-    new = layer.stored(thin(layer, wanted, h))
+    sparse_rows = thin(layer, wanted, h)
+    order = layer.order()
+    limits = bounds(node)
+    if centred and limits is not None and pairs.x is not None and len(rows) == 1:
+        mean = gram.mean[0, order]
+        x, t = pairs.x[0][:, order], pairs.t[0][:, order] if pairs.t is not None else pairs.x[0]
+        own = bias_of(node, rows.shape[1])
+        first = own + rows[0] @ twin[0, order]
+        fitted_rows, middle = fitted(
+            rows[0], sparse_rows[0], h[0], x - mean.astype(x.dtype), t @ rows[0].T.astype(t.dtype) + own,
+            offset=first, limits=limits,
+        )  # fmt: skip
+        shift_bias(model, node, middle - fitted_rows @ mean - own)
+        graph.replace_weight(layer.weight, layer.stored(fitted_rows[None]))
+        return
+    new = layer.stored(sparse_rows)
     if centred:
-        order = layer.order()
         shift = np.einsum("gok,gk->go", rows, twin[:, order])
         shift = shift - np.einsum("gok,gk->go", layer.rows(new), gram.mean[:, order])
         shift_bias(model, node, shift.reshape(-1))

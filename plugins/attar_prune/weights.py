@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import onnx_ir as ir
 
-from attar import graph, invariants, solve
+from attar import graph, invariants
 from attar.context import Context
 from attar.errors import InputError, RecipeError, Refused, did_you_mean
 from attar.passes import Choice, Doc, Pass, Range
 from attar_prune import masks, sparse
-from attar_prune.sparse_data import Effect, at_once, each_gram, hessian, in_sequence
+from attar_prune.sparse_data import Effect, at_once, curve_of, each_gram, in_sequence
 from attar_prune.weights_layers import OPERATORS, Layer, find_layers
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,6 +41,10 @@ class Weights(Pass, name="prune.weights"):
     pattern: Annotated[
         str, Doc("N:M instead of `ratio`: of each M neighbouring input channels N stay, e.g. 2:4")
     ] = ""
+    dense: Annotated[
+        float, Range(0.0, 0.9),
+        Doc("pattern, sparsegpt: share of the weights that may stay dense, where zeros would cost most"),
+    ] = 0.0  # fmt: skip
     block: Annotated[
         tuple[int, ...], Range(1), Doc("weights that go together, as (outputs, inputs); empty: one by one")
     ] = ()
@@ -49,7 +53,8 @@ class Weights(Pass, name="prune.weights"):
     ] = 0.0
     scope: Annotated[
         str, Choice("auto", "row", "layer", "global"),
-        Doc("where `ratio` holds: each output, each weight, or over all; auto: row for wanda, else layer"),
+        Doc("where `ratio` holds: each output, each weight, or over all; auto: over all for sparsegpt, each "
+            "output for wanda, each weight for magnitude"),
     ] = "auto"  # fmt: skip
     sequential: Annotated[
         bool, Doc("sparsegpt: each layer for the inputs that the pruned layers before it give")
@@ -95,6 +100,7 @@ class Weights(Pass, name="prune.weights"):
             raise Refused("no weight can be pruned", nodes=reasons)
         before = sum(_zeros(layer) for layer in layers)
         if self.method == "sparsegpt":
+            layers = self._spared(model, layers, ctx)
             ratios = self._ratios(model, layers, ctx)
             work = in_sequence if self.sequential and not ctx.probing else at_once
             work(model, layers, ctx, lambda *args: self._thinned(ratios, *args), self.damping)
@@ -113,8 +119,11 @@ class Weights(Pass, name="prune.weights"):
         ctx.note(f"{after} of {numbers} numbers in {len(layers)} weights are zero ({after / numbers:.1%})")
 
     def alternatives(self) -> tuple[Pass, ...]:
-        """Fewer zeros."""
+        """Fewer zeros; of a pattern, in fewer layers."""
         options = {k: v for k, v in self.to_dict().items() if k != "name"}
+        if self.pattern and self.method == "sparsegpt":
+            more = (share for share in (0.2, 0.4) if share > self.dense)
+            return tuple(type(self)(**{**options, "dense": share}) for share in more)
         if self.pattern or self.threshold or self.ratio <= 0.2:
             return ()
         return tuple(type(self)(**{**options, "ratio": round(self.ratio * f, 3)}) for f in (0.75, 0.5))
@@ -165,22 +174,42 @@ class Weights(Pass, name="prune.weights"):
     def _ratios(self, model: ir.Model, layers: Sequence[Layer], ctx: Context) -> dict[Layer, float]:
         """The share of each layer, so that what the model's outputs lose is least.
 
-        A layer's score of a weight is its share of the layer's energy, times how much of a relative error of
-        the layer reaches the outputs, which is measured.
+        A layer's loss is known on one half of the data from weights settled on the other, at several shares;
+        what it does to the outputs is measured at one of them and taken as proportional.
         """
-        if self.scope != "global" or self.pattern:
+        wide = self.scope == "global" or (self.scope == "auto" and len(layers) > 1 and not ctx.probing)
+        if not wide or self.pattern or self.block:
             return dict.fromkeys(layers, self.ratio)
-        scores = {}
-        effect = Effect(model, ctx)
-        for layer, gram in each_gram(layers, graph.clone(model), ctx):
-            rows, h = layer.rows(layer.array), hessian(layer, gram, self.damping)
-            whole = max(float(solve.cost(rows, h).sum()), 1e-30)
-            importance = sparse.obs(rows, np.linalg.inv(h))
-            trial = sparse.settle(rows, h, masks.lowest(importance, self.ratio), rounds=12)
-            error = float(solve.cost(rows - trial, h).sum()) / whole
-            gain = effect.of(layer, trial, gram) / max(error, 1e-12)
-            scores[layer] = (importance * (gain / whole)).astype(np.float32)
-        return sparse.shares({layer: scores[layer] for layer in layers}, self.ratio)
+        sizes = {layer: layer.array.size for layer in layers}
+        return sparse.shares(self._losses(model, layers, ctx), sizes, self.ratio)
+
+    def _losses(
+        self, model: ir.Model, layers: Sequence[Layer], ctx: Context
+    ) -> dict[Layer, dict[float, float]]:
+        """Layer -> share of zeros -> what the outputs lose."""
+        losses, effect = {}, Effect(model, ctx)
+        with ctx.progress.task("measuring what layers can spare", len(layers)) as task:
+            for layer, gram in each_gram(layers, graph.clone(model), ctx):
+                losses[layer] = curve_of(layer, gram, self.damping, effect)
+                task.advance()
+        return {layer: losses[layer] for layer in layers}
+
+    def _spared(self, model: ir.Model, layers: list[Layer], ctx: Context) -> list[Layer]:
+        """The layers that take the pattern: those whose zeros cost most for their size stay dense,
+        as far as `dense` allows."""
+        if not self.pattern or not self.dense:
+            return layers
+        losses = self._losses(model, layers, ctx)
+        room = self.dense * sum(layer.array.size for layer in layers)
+        out = list(layers)
+        for layer in sorted(layers, key=lambda one: -losses[one][0.5] / one.array.size):
+            if layer.array.size <= room and len(out) > 1:
+                room -= layer.array.size
+                out.remove(layer)
+                ctx.skip(
+                    layer.weight, "stays dense: zeros in it would cost the outputs most", names=layer.names
+                )
+        return out
 
     def _thinned(self, ratios: Mapping[Layer, float], layer: Layer, rows: Array, h: Array) -> Array:
         return sparse.best(

@@ -183,6 +183,13 @@ def shift_bias(model: ir.Model, node: ir.Node, delta: Array) -> None:
     reader.replace_input_with(place, made)
 
 
+def bias_of(node: ir.Node, width: int) -> Array:
+    """The constant that is added to each output channel, zeros where there is none, float64."""
+    reader, place = (node, 2) if node.op_type != "MatMul" else (_added(node) or (node, 2))
+    array = graph.const_array(reader.inputs[place]) if place < len(reader.inputs) else None
+    return np.zeros(width) if array is None else np.broadcast_to(array.astype(np.float64).reshape(-1), width)
+
+
 def _added(node: ir.Node) -> tuple[ir.Node, int] | None:
     """The Add of a constant vector that alone reads a MatMul's output, and where the constant stands."""
     out = node.outputs[0]

@@ -1,8 +1,9 @@
 """Structured pruning, measured: one shot, no labels, against plain l1 and against the dense network's time.
 
-`python tests/benchmarks/pruning.py [res8] [v1] [resnet20] [speed] [grouping]`. Models and data come from
-ATTAR_DATA (default: shared/data beside the repository). The keyword spotter is calibrated on one half of the
-recordings and judged on the other, both ways round; the others on images that calibration did not see.
+`python tests/benchmarks/pruning.py [res8] [v1] [resnet20] [layers] [speed] [grouping]`. Models and data
+come from ATTAR_DATA (default: shared/data beside the repository). The keyword spotter is calibrated on one
+half of the recordings and judged on the other, both ways round; the others on images that calibration did not
+see.
 """
 
 from __future__ import annotations
@@ -114,6 +115,21 @@ def accuracy(name: str, images: int, block: int | None) -> None:
         print(f"  {label:14} {100 * score:.2f}, {seconds:.1f} s, {note}", flush=True)
 
 
+def layers(name: str, images: int) -> None:
+    """A fifth of the multiply-accumulates less by leaving blocks out, without and with the refit."""
+    from attar_prune import Layers
+
+    network = spine.NETWORKS[name]()
+    model = fused(network.model, network.example)
+    assert network.score is not None
+    print(f"{name}: {100 * network.score(RUNTIME.open(model)):.2f}, {images} images")
+    for step in (Layers(count=1, refit=False), Layers(count=1), Layers(refit=False), Layers()):
+        result, note, seconds = pruned(model, step, network.calibration[:images])
+        print(
+            f"  {step}: {100 * network.score(RUNTIME.open(result)):.2f}, {seconds:.1f} s, {note}", flush=True
+        )
+
+
 def resnet50() -> Any:
     """The layers of ResNet-50 with random weights: structure and speed are real."""
     from attar.testing.build import Net
@@ -172,13 +188,16 @@ def grouping() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["res8", "v1", "resnet20", "speed", "grouping"])
+    parser.add_argument("parts", nargs="*", default=["res8", "v1", "resnet20", "layers", "speed", "grouping"])
     parser.add_argument("--images", type=int, default=64)
     options = parser.parse_args()
     sys.path.insert(0, str(spine.DATA))
     for part in options.parts:
         if part == "v1":
             accuracy("mobilenet_v1_075", options.images, None)
+        elif part == "layers":
+            layers("resnet20", 4 * options.images)
+            layers("mobilenet_v2", options.images)
         elif part == "resnet20":
             accuracy("resnet20", 4 * options.images, 4)
         else:

@@ -300,3 +300,9 @@ def test_keep_and_depthwise_and_odd_options() -> None:
         apply(model, LowRank(data_aware=True))
     _, record = apply(model, LowRank(ratio=0.01))
     assert "the layers can go down to" in (record.refused or "")
+
+
+def test_factors_that_are_to_save_time_aim_at_speed() -> None:
+    assert LowRank.aim == "size"
+    assert LowRank().aim == "size"
+    assert LowRank(of="latency").aim == "speed"

@@ -241,3 +241,14 @@ def test_groups_of_a_long_graph_are_found_quickly() -> None:
     start = time.process_time()
     assert Grouping(model).groups
     assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize("by", ["channels", "macs"])
+def test_several_steps_reach_the_same_aim(by: str) -> None:
+    model = prepared("ResNet")
+    once, _ = applied(model, Channels(ratio=0.5, by=by, block=1), images(24))
+    slowly, ctx = applied(model, Channels(ratio=0.5, by=by, block=1, steps=3), images(24))
+    assert model_macs(slowly) == pytest.approx(model_macs(once), rel=0.25)
+    assert model_macs(slowly) < 0.6 * model_macs(model)
+    assert sum("channels removed" in change for change in ctx.step.changes) == 3
+    assert np.isfinite(error(model, slowly))

@@ -12,6 +12,6 @@ A bundle is an ordinary zip:
 """
 
 from attar.bundle.read import Bundle, is_bundle, read
-from attar.bundle.write import Summary, write
+from attar.bundle.write import Summary, packed_size, write
 
-__all__ = ["Bundle", "Summary", "is_bundle", "read", "write"]
+__all__ = ["Bundle", "Summary", "is_bundle", "packed_size", "read", "write"]

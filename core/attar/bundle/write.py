@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -123,6 +124,12 @@ def write(
         manifest = {"format": FORMAT, "made_by": "attar", "files": files, "weights": entries}
         put(MANIFEST, json.dumps(manifest, separators=(",", ":"), sort_keys=True).encode(), deflated=True)
     return Summary(place(path).stat().st_size, graph.saved_size(model), summary)
+
+
+def packed_size(model: ir.Model) -> int:
+    """Bytes of the bundle that `write` would make of `model` alone, without recipe and report."""
+    with tempfile.TemporaryDirectory(prefix="attar-") as folder:
+        return write(model, Path(folder) / "model.attar").bytes
 
 
 def _words(tensor: ir.TensorProtocol, array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
