@@ -49,7 +49,8 @@ class TorchAdapter(Adapter):
         dynamic = options.pop("dynamic", "auto")
         if options:
             raise InputError(
-                f"the adapter 'torch' has no option {sorted(options)[0]!r}", hint="it has one: dynamic"
+                f"the adapter 'torch' has no option {sorted(options)[0]!r}",
+                hint="it has one: dynamic",
             )
         if isinstance(source, str | Path):
             path = Path(source)

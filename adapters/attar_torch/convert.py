@@ -12,10 +12,12 @@ import torch
 from attar.errors import AttarError, ConversionError
 from attar_torch.axes import Axes, enlarged, resized
 from attar_torch.job import OPSET, Job, essence
+from attar_torch.keep_norms import optimize_around_norms
 from attar_torch.lengths import may_unroll, unrolled
 from attar_torch.quiet import quiet
 from attar_torch.strides import forget_memory_formats
 from attar_torch.tracing import traced
+from attar_torch.translations import translations
 
 _MISSING = re.compile(
     r"No ONNX function found for <OpOverload\(op='([^']+)'|[Ee]xporting the operator '([^']+)'"
@@ -59,10 +61,16 @@ def _exported(job: Job) -> tuple[Any, Axes, list[str]]:
     return _exported(replace(job, axes=left))
 
 
-def to_ir(program: Any, input_names: Sequence[str], output_names: Sequence[str], *, own: bool = True) -> Any:
+def to_ir(
+    program: Any,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    *,
+    own: bool = True,
+) -> Any:
     """The onnx-ir model that torch makes of an exported program, which may be changed if it is our `own`."""
-    program = forget_memory_formats(program, own=own)
     with quiet():
+        program = forget_memory_formats(program, own=own)
         result = torch.onnx.export(
             program,
             dynamo=True,
@@ -71,8 +79,14 @@ def to_ir(program: Any, input_names: Sequence[str], output_names: Sequence[str],
             input_names=list(input_names),
             output_names=list(output_names),
             verbose=False,
+            custom_translation_table=translations(),
+            optimize=False,
         )
     assert result is not None
+    optimize_around_norms(result.model)
+    # An input that is an output as well was named as the output, until an Identity came between the two.
+    for value, name in zip(result.model.graph.inputs, input_names, strict=False):
+        value.name = name
     return result.model
 
 
@@ -177,9 +191,9 @@ def _unsupported(job: Job) -> list[str]:
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        registry = ONNXRegistry.from_torchlib()
         program = _export(job, {}, None)
         with quiet():
+            registry = ONNXRegistry.from_torchlib()
             program = program.run_decompositions()
         targets = {n.target for n in program.graph.nodes if n.op == "call_function"}
         ops = [t for t in targets if isinstance(t, torch._ops.OpOverload) and not registry.is_registered(t)]

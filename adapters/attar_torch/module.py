@@ -39,7 +39,8 @@ def load_module(module: torch.nn.Module, example: Any, dynamic: Any) -> Loaded:
     with inference(flat):
         output_names, left = _trial(module, inputs)
         what = type(module).__name__
-        model, notes = convert(Job(flat, inputs.names, inputs.tensors, tuple(output_names), axes, what))
+        job = Job(flat, inputs.names, inputs.tensors, tuple(output_names), axes, what)
+        model, notes = convert(job)
     if left:
         notes.append("results that are not tensors were left out: " + ", ".join(left))
     kept = {v.name for v in model.graph.inputs}

@@ -16,6 +16,7 @@ from attar_torch.quiet import no_stdout, quiet
 from attar_torch.structure import to_numpy
 
 _TRACED_OPSET = 17  # the newest that the tracing exporter writes without gaps
+_MODES = torch.onnx.TrainingMode
 
 
 def traced(job: Job) -> tuple[Any, Axes]:
@@ -52,6 +53,8 @@ def _trace(job: Job, axes: Axes) -> Any:
             enlarged(job.tensors, axes),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
+            # It folds BatchNorm unless told to leave the modes as they are, which are those of inference.
+            training=_MODES.PRESERVE,
             opset_version=_TRACED_OPSET,
             input_names=list(job.input_names),
             output_names=list(job.output_names),

@@ -42,6 +42,20 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Where a native model holds an initializer, or a part of it.
+
+    Attributes:
+        path: attribute path in the native model.
+        change: moves the elements of the initializer's array to where the native tensor has them: takes an
+            array of the initializer's shape and gives one of the native shape; None where they are the same.
+    """
+
+    path: str
+    change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Exported:
     """What writing gave.
 
@@ -51,12 +65,18 @@ class Exported:
         notes: what a reader of the report should know.
         tolerance: largest difference from the model in ONNX Runtime, relative to the largest magnitude of an
             output, that counts as the same computation.
+        weights: initializer -> the native tensors that hold its numbers, for adapters whose models train. A
+            name that the model does not have is that of a constant which was computed from others.
+        values: value -> what computes it in `native`, for adapters whose models can be looked into: the name
+            of a node of the `torch.fx` graph.
     """
 
     native: Any
     run: Reference
     notes: tuple[str, ...] = field(default=())
     tolerance: float = 1e-3
+    weights: Mapping[str, tuple[Placed, ...]] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 class Adapter:

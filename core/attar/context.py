@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attar.runtime import Runtime
     from attar.statistics import Statistics
     from attar.targets import Target
+    from attar.training import TrainingData
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,13 @@ class Context:
     for."""
     cache: dict[Hashable, Any] = field(default_factory=dict)
     """What attempts at the same work share, e.g. statistics."""
+    training_data: TrainingData | None = None
+    teachers: tuple[ir.Model, ...] = ()
+    """Models to learn from, where the caller gave some."""
+    original: ir.Model | None = None
+    """The model as it came, before any pass: a teacher for what is left of it."""
+    unquantized: ir.Model | None = None
+    """The model before the step that put integers into it; None as long as it is in float."""
 
     @property
     def calibration(self) -> Data:
@@ -87,6 +95,21 @@ class Context:
                 "an .npz file or a folder of images",
             )
         return self.data
+
+    @property
+    def training(self) -> TrainingData:
+        """The training data.
+
+        Raises:
+            InputError: the caller gave none.
+        """
+        if self.training_data is None:
+            raise InputError(
+                f"pass {self.step.name!r} needs training data",
+                hint="give compress(..., training=...): arrays, (inputs, labels), a Dataset, a loader, "
+                "an .npz file or a folder of images",
+            )
+        return self.training_data
 
     @property
     def evaluate(self) -> Evaluation:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attar.report import Step
     from attar.runtime import Runtime
     from attar.targets import Target
+    from attar.training import TrainingEvent
 
 PROJECT = "attar"
 
@@ -80,6 +81,11 @@ class Hooks:
     @hookspec
     def attar_after_pass(self, step: Pass, model: ir.Model, ctx: Context, record: Step) -> None:
         """Called after a pass was verified and measured, with what the report will say of it."""
+
+    @hookspec
+    def attar_training(self, event: TrainingEvent) -> None:
+        """Called while a pass trains: at the start, every few steps, after epochs and evaluations, at the
+        end."""
 
     @hookspec
     def attar_commands(self, cli: click.Group) -> None:

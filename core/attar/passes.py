@@ -108,11 +108,13 @@ class Pass:
 
     Class attributes a pass may set:
         requires: names of passes that must have run before; the driver runs those that have not.
-        needs: arguments of `attar.compress` without which the pass cannot work ("calibration", "evaluate").
+        needs: arguments of `attar.compress` without which the pass cannot work ("calibration", "evaluate",
+            "training").
         plans: the pass heeds `ctx.keep_float` and `ctx.measured`, so that running it again with them is a
             repair.
         aim: what the pass is for. A recipe that aims at "size" and has no step that aims at "speed" may give
-            a slower model if it is a smaller one; the report says so. Others may not.
+            a slower model if it is a smaller one; the report says so. Others may not. A recipe that aims at
+            "accuracy" alone is not held to either; with such a step and no evaluation, outputs may change.
         breaks: what other passes noted on weights and this one may undo: "zeros", "pattern", "values"; see
             `attar.invariants`.
         idempotent: applying the pass twice equals applying it once; conformance checks it.
@@ -124,7 +126,7 @@ class Pass:
     requires: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     plans: ClassVar[bool] = False
-    aim: ClassVar[Literal["", "speed", "size"]] = ""
+    aim: ClassVar[Literal["", "speed", "size", "accuracy"]] = ""
     breaks: ClassVar[tuple[str, ...]] = ()
     idempotent: ClassVar[bool] = False
     tolerance: ClassVar[float | None] = None

@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 class Task(Protocol):
-    """One piece of long work."""
+    """One piece of long work. One that can show news beside its name has a method `describe(text)`; see
+    `describe`."""
 
     def advance(self, steps: float = 1) -> None: ...
 
@@ -34,6 +35,13 @@ class Silent:
     @contextmanager
     def task(self, description: str, total: float | None = None) -> Iterator[Task]:
         yield _SilentTask()
+
+
+def describe(task: Task, text: str) -> None:
+    """Show `text` beside the name of `task`, where it can be shown."""
+    shown = getattr(task, "describe", None)
+    if callable(shown):
+        shown(text)
 
 
 def track(items: Iterable[T], progress: Progress, description: str, total: float | None) -> Iterator[T]:

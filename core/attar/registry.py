@@ -121,7 +121,7 @@ class Registry:
 
     # -- what the plugins bring ------------------------------------------------------------------------------
 
-    def tell(self, event: str, **arguments: Any) -> list[str]:
+    def tell(self, event: str, /, **arguments: Any) -> list[str]:
         """Call an event hook of every plugin, one by one.
 
         Returns:

@@ -108,12 +108,16 @@ def run_recipe(
     """
     steps = []
     planned_from = model
+    ctx.unquantized = None
     with ctx.progress.task("compressing", len(recipe)) as task:
         for step, implied in with_required(recipe, model, ctx.registry):
             if type(step).plans:
                 planned_from = model
+            before = model
             try:
                 model, record = run_pass(step, model, ctx, feeds)
+                if ctx.unquantized is None and _quantized(model) and not _quantized(before):
+                    ctx.unquantized = before
             except Refused as refusal:
                 record = ctx.step
                 record.bytes_after, record.nodes_after = record.bytes_before, record.nodes_before
@@ -151,6 +155,8 @@ def compress(
     recipe: Any = None,
     *,
     calibration: Any = None,
+    training: Any = None,
+    teachers: Any = (),
     preprocess: Any = None,
     evaluate: Any = None,
     target: str = "cpu",
@@ -174,6 +180,8 @@ def compress(
         model: an IR model, or anything that `attar.load` reads.
         recipe: passes, their names, a preset ("int8", the default), TOML, or a path to it.
         calibration: data without labels, in any form that `attar.calibration.as_data` takes.
+        training: data to train on, for passes that train; what `attar.training.as_training` takes.
+        teachers: models of any framework to distill from, one or several; the model itself unless given.
         preprocess: how images of a folder become inputs (`ImagePreprocess` or a mapping).
         evaluate: a metric name (labels come with the calibration data), `(data, metric)`, or a function of a
             runnable model that returns a number, higher being better.
@@ -198,6 +206,7 @@ def compress(
     from attar.contract import Contract
     from attar.evaluation import as_evaluation
     from attar.recipe import load_recipe
+    from attar.training import as_training
 
     started = time.perf_counter()
     registry = registry or default_registry()
@@ -217,12 +226,16 @@ def compress(
     if max_drop is not None and evaluation is None:
         raise InputError("max_drop needs a metric", hint="give evaluate=(data, 'top1') or another metric")
     for step in passes:
-        for need, given in (("calibration", data), ("evaluate", evaluation)):
+        for need, given in (("calibration", data), ("evaluate", evaluation), ("training", training)):
             if need in step.needs and given is None:
                 ctx = Context(registry, place, runtime, data, evaluation, step=Step(step.name, {}))
                 getattr(ctx, need)  # raises with the way out
     feeds = _feeds(specs, data, source.example)
-    ctx = Context(registry, place, runtime, data, evaluation, feeds, seed, threads, progress)
+    samples = None if training is None else as_training(training, specs, preprocess=preprocess)
+    ctx = Context(
+        registry, place, runtime, data, evaluation, feeds, seed, threads, progress,
+        training_data=samples, original=source.model, teachers=_teachers(teachers, inputs, registry),
+    )  # fmt: skip
     contract = Contract(
         original=source.model,
         recipe=passes,
@@ -236,6 +249,13 @@ def compress(
     report.notes[:0] = source.notes
     report.seconds = time.perf_counter() - started
     return result
+
+
+def _teachers(given: Any, inputs: Any, registry: Registry) -> tuple[ir.Model, ...]:
+    from attar.api import load
+
+    several = given if isinstance(given, list | tuple) else [given]
+    return tuple(load(teacher, inputs=inputs, registry=registry) for teacher in several)
 
 
 def _check_numbers(*, max_drop: Any, threads: Any, seed: Any) -> None:
@@ -255,6 +275,10 @@ def _feeds(specs: Sequence[TensorSpec], data: Any, example: Feeds | None) -> Fee
     if example is not None:
         return one_sample(example, specs)
     return sample_feeds(specs)
+
+
+def _quantized(model: ir.Model) -> bool:
+    return any(node.op_type == "DequantizeLinear" for node in graph.all_nodes(model))
 
 
 def _count(model: ir.Model) -> int:

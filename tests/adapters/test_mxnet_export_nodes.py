@@ -10,42 +10,38 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from mxnet_models import normal, one, same_as_onnx
+from onnx_cases import every, one_each
 
-import attar_mxnet
-from attar.adapters import Adapter, Exported
 from attar.errors import ConversionError
-from attar.registry import Registry
+from attar.registry import default_registry
 from attar.runtime import OnnxRuntime
-from attar.testing.node_suite import Tally, node_cases, run_suite
-from attar_mxnet.writing import write_symbol
+from attar.testing.node_suite import run_suite
+from attar_mxnet.adapter import MxnetAdapter
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mxnet") is None, reason="runs in MXNet")
 
 
-class Writer(Adapter):
-    name = "mxnet"
-
-    def write(self, model: Any, *, registry: Registry, **options: Any) -> Exported:
-        return write_symbol(model, registry=registry, **options)
-
-
-@pytest.fixture(scope="module")
-def tally() -> Tally:
-    registry = Registry.discover()
-    if "mxnet" not in registry.adapters:
-        registry.register(attar_mxnet, name="mxnet")
-    return run_suite(Writer(), node_cases(), registry=registry)
+def test_each_operator_is_right_or_refused() -> None:
+    tally = run_suite(MxnetAdapter(), one_each(), registry=default_registry())
+    assert [f"{o.case.name}: {o.detail}" for o in tally.of("wrong", "broken")] == []
+    assert tally.count("passed") >= 120
 
 
-def test_no_node_test_is_answered_wrongly(tally: Tally) -> None:
+@pytest.mark.slow
+def test_no_node_test_is_answered_wrongly() -> None:
+    tally = run_suite(MxnetAdapter(), every(), registry=default_registry())
     assert [f"{o.case.name}: {o.detail}" for o in tally.of("wrong", "broken")] == []
     assert tally.count("passed", core=True) >= 600
     assert tally.count("passed") >= 700
-
-
-def test_what_is_refused_has_a_reason(tally: Tally) -> None:
     said = ("exactly: ", "no counterpart", "cannot take", "not valid here", "cannot be written from")
     assert [o.detail for o in tally.of("refused") if not any(s in o.detail for s in said)] == []
+
+
+@pytest.mark.slow
+def test_what_was_written_is_read_back() -> None:
+    tally = run_suite(MxnetAdapter(), one_each(), registry=default_registry(), back=True)
+    assert [f"{o.case.name}: {o.detail}" for o in tally.of("wrong", "broken")] == []
+    assert tally.count("passed") >= 110
 
 
 # -- operators at random -------------------------------------------------------------------------------

@@ -7,23 +7,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from mxnet_files import Array, batch_norm_symbol, files, load, mlp, mlp_output, rand, run
 from mxnet_nets import with_mxnet
 
 from attar import graph as irgraph
 from attar.adapters import Loaded, find_adapter
-from attar.errors import ConversionError, InputError
-from attar.hooks import hookimpl
+from attar.errors import InputError
 from attar.registry import Registry
 from attar.runtime import OnnxRuntime
-from attar_mxnet.adapter import MxnetAdapter
-from attar_mxnet.params import write_params
 from attar_mxnet.reading import _FAMILIES, LIFTINGS
 from attar_mxnet.symbol_json import (
     Entry,
@@ -34,61 +29,10 @@ from attar_mxnet.symbol_json import (
     write_symbol_file,
 )
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
     return with_mxnet()
-
-
-def rand(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng([seed, *shape]).uniform(-1, 1, shape).astype(np.float32)
-
-
-def load(registry: Registry, source: Any, **options: Any) -> Loaded:
-    return registry.get_adapter("mxnet").load(source, registry=registry, **options)
-
-
-def run(loaded: Loaded, *arrays: Array) -> list[Array]:
-    names = [v.name for v in loaded.model.graph.inputs]
-    return OnnxRuntime().open(loaded.model).run(dict(zip(names, arrays, strict=True)))
-
-
-def mlp() -> tuple[SymbolGraph, dict[str, Array]]:
-    """Two layers and a softmax with a label."""
-    graph = SymbolGraph()
-    x = graph.variable("data")
-    x = graph.add(
-        "FullyConnected", "fc1", [x, graph.variable("fc1_weight"), graph.variable("fc1_bias")], num_hidden="8"
-    )
-    x = graph.add("Activation", "relu1", [x], act_type="relu")
-    x = graph.add(
-        "FullyConnected", "fc2", [x, graph.variable("fc2_weight"), graph.variable("fc2_bias")], num_hidden="3"
-    )
-    x = graph.add("SoftmaxOutput", "softmax", [x, graph.variable("softmax_label")])
-    graph.heads = [x]
-    return graph, {
-        "fc1_weight": rand(8, 5),
-        "fc1_bias": rand(8),
-        "fc2_weight": rand(3, 8),
-        "fc2_bias": rand(3),
-    }
-
-
-def mlp_output(weights: dict[str, Array], x: Array) -> Array:
-    hidden = np.maximum(x @ weights["fc1_weight"].T + weights["fc1_bias"], 0)
-    scores = hidden @ weights["fc2_weight"].T + weights["fc2_bias"]
-    e = np.exp(scores - scores.max(1, keepdims=True))
-    return np.asarray(e / e.sum(1, keepdims=True))
-
-
-def files(
-    folder: Path, graph: SymbolGraph, weights: dict[str, Array], name: str = "net", epoch: int = 0
-) -> Path:
-    write_symbol_file(folder / f"{name}-symbol.json", graph)
-    write_params(folder / f"{name}-{epoch:04d}.params", {f"arg:{n}": a for n, a in weights.items()})
-    return folder / f"{name}-symbol.json"
 
 
 def test_a_pair_of_files_is_one_model_from_either_end(tmp_path: Path, registry: Registry) -> None:
@@ -180,18 +124,6 @@ def test_symbols_are_written_as_they_were_read(tmp_path: Path) -> None:
     assert parse_symbol(symbol_text(graph)) == graph
     write_symbol_file(tmp_path / "net-symbol.json", graph)
     assert read_symbol(tmp_path / "net-symbol.json") == graph
-
-
-def batch_norm_symbol() -> tuple[SymbolGraph, dict[str, Array]]:
-    graph = SymbolGraph()
-    x, w = graph.variable("data"), graph.variable("conv_weight")
-    x = graph.add("Convolution", "conv", [x, w], kernel="(1, 1)", num_filter="3", no_bias="True")
-    states = [graph.variable(f"bn_{n}") for n in ("gamma", "beta", "moving_mean", "moving_var")]
-    states[2:] = [s._replace(version=1) for s in states[2:]]
-    graph.heads = [graph.add("BatchNorm", "bn", [x, *states])]
-    weights = {"conv_weight": rand(3, 2, 1, 1), "bn_gamma": rand(3) + 3, "bn_beta": rand(3)}
-    weights |= {"bn_moving_mean": rand(3, seed=2), "bn_moving_var": rand(3) + 2}
-    return graph, weights
 
 
 def aged(graph: SymbolGraph, age: str) -> str:
@@ -300,178 +232,6 @@ def test_doubles_stand_for_singles(tmp_path: Path, registry: Registry) -> None:
     assert loaded.example is not None
     assert loaded.example["data"].dtype == np.float32
     assert str(loaded.model.graph.inputs[0]) == '%"data"<FLOAT,[batch,5]>'
-
-
-def test_a_shape_that_nobody_wrote_is_asked_for(tmp_path: Path, registry: Registry) -> None:
-    graph = SymbolGraph()
-    graph.heads = [graph.add("transpose", "t", [graph.variable("left")])]
-    symbol = files(tmp_path, graph, {})
-    with pytest.raises(InputError, match="'left' is nowhere written") as caught:
-        load(registry, symbol)
-    assert "shapes=" in str(caught.value)
-    assert len(load(registry, symbol, shapes={"left": (None, 3, 4)}).model.graph) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"shapes": {"date": (1, 5)}}, "'data'"),
-        ({"inputs": {"x": rand(1, 5)}}, "the model has"),
-        ({"inputs": [rand(1, 5), rand(1, 5)]}, "has 2"),
-        ({"inputs": "words"}, "no numbers"),
-        ({"inputs": rand(1, 6)}, "'fc1' does not fit"),
-        ({"shape": (1, 5)}, "shapes"),
-        ({"params": 3}, "a path, or a mapping"),
-        ({"dynamic": {"data": {7: "x"}}, "inputs": rand(1, 5)}, "names axis 7"),
-    ],
-)  # fmt: skip
-def test_options_that_do_not_fit(
-    options: dict[str, Any], says: str, tmp_path: Path, registry: Registry
-) -> None:
-    graph, weights = mlp()
-    with pytest.raises(InputError) as caught:
-        load(registry, files(tmp_path, graph, weights), **options)
-    assert says in str(caught.value)
-
-
-def test_all_missing_operators_at_once(tmp_path: Path, registry: Registry) -> None:
-    graph, weights = mlp()
-    x = graph.heads[0]
-    x = graph.add("_contrib_fft", "far", [x])
-    x = graph.add("_contrib_hawkesll", "hawk", [x])
-    graph.heads = [graph.add("_contrib_fft", "far2", [x])]
-    with pytest.raises(ConversionError) as caught:
-        load(registry, files(tmp_path, graph, weights))
-    assert caught.value.missing == {"_contrib_fft": ("far", "far2"), "_contrib_hawkesll": ("hawk",)}
-
-
-def test_nodes_that_cannot_be_said_are_listed_together(tmp_path: Path, registry: Registry) -> None:
-    graph, weights = mlp()
-    x = graph.heads[0]
-    a = graph.add("Dropout", "drop", [x], mode="always")
-    b = graph.add("take", "strict", [x, x], mode="raise")
-    graph.heads = [graph.add("elemwise_add", "sum", [a, b])]
-    with pytest.raises(ConversionError) as caught:
-        load(registry, files(tmp_path, graph, weights))
-    assert set(caught.value.missing) == {"Dropout", "take"}
-
-
-def test_operators_in_python_are_refused_by_name(tmp_path: Path, registry: Registry) -> None:
-    graph, weights = mlp()
-    graph.heads = [graph.add("Custom", "mine", [graph.heads[0]], op_type="evil")]
-    with pytest.raises(ConversionError, match="Custom: mine") as caught:
-        load(registry, files(tmp_path, graph, weights))
-    assert "Python" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "not a JSON file"),
-        ("[1, 2]", "not an MXNet symbol"),
-        ("[" * 100000, "not a JSON file"),
-        ('{"nodes": [], "heads": []}', "without outputs"),
-        ('{"nodes": [{"op": "relu", "name": "a", "inputs": [[0, 0, 0]]}], "heads": [[0]]}', "before it"),
-        ('{"nodes": [{"op": "null", "name": "a"}], "heads": [[3, 0, 0]]}', "takes node 3"),
-        ('{"nodes": [{"op": "null", "name": 5}], "heads": [[0, 0, 0]]}', "no text"),
-        ('{"nodes": [{"op": "null", "name": "a", "attrs": 5}], "heads": [[0]]}', "not a mapping"),
-        ('{"nodes": [{"op": "null", "name": "a"}], "heads": [[0, -1]]}', "does not name"),
-        ('{"nodes": [{"name": "a"}], "heads": [[0]]}', "no operator"),
-    ],
-)  # fmt: skip
-def test_damaged_symbols(content: str, says: str, tmp_path: Path, registry: Registry) -> None:
-    symbol = files(tmp_path, *mlp())
-    symbol.write_text(content)
-    with pytest.raises(InputError, match=r"net-symbol\.json") as caught:
-        load(registry, symbol)
-    assert says in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("op", "attrs", "says"),
-    [
-        ("FullyConnected", {"num_hidden": "many", "no_bias": "1"}, "num_hidden is 'many'"),
-        ("Convolution", {"num_filter": "3", "no_bias": "1"}, "has no kernel"),
-        ("FullyConnected", {"num_hidden": "3"}, "takes 3 inputs"),
-    ],
-)  # fmt: skip
-def test_attributes_that_cannot_be_read(
-    op: str, attrs: dict[str, str], says: str, tmp_path: Path, registry: Registry
-) -> None:
-    graph = SymbolGraph()
-    graph.heads = [graph.add(op, "layer", [graph.variable("data"), graph.variable("w_weight")], **attrs)]
-    with pytest.raises(InputError, match="'layer'") as caught:
-        load(registry, files(tmp_path, graph, {"w_weight": rand(3, 5)}), shapes={"data": (None, 5)})
-    assert says in str(caught.value)
-
-
-def test_a_plugin_teaches_an_operator(tmp_path: Path) -> None:
-    class Plugin:
-        @hookimpl
-        def attar_liftings(self, framework: str) -> dict[str, Any] | None:
-            return (
-                {"my_twice": lambda ctx, op: ctx.emit("Add", op.input(0), op.input(0))}
-                if framework == "mxnet"
-                else None
-            )
-
-    registry = with_mxnet()
-    registry.register(Plugin(), name="mine")
-    graph, weights = mlp()
-    graph.heads = [graph.add("my_twice", "twice", [graph.heads[0]])]
-    x = rand(4, 5)
-    loaded = load(registry, files(tmp_path, graph, weights))
-    np.testing.assert_allclose(run(loaded, x)[0], 2 * mlp_output(weights, x), atol=1e-6)
-    assert loaded.model.graph[-1].name == "twice"
-
-
-ODD = st.sampled_from(
-    (
-        *("", "None", "-1", "0", "7", "1e30", "99999999999999999999", "nan", "inf", "True", "valid", "full"),
-        *("(", "()", "(1,)", "(0, 0)", "(-1, -1)", "(9999999999, 9999999999)", "(3, 3, 3)", "(1L, 2L)"),
-        *("[2,2]", "\x00", "float16", "é"),
-    )
-)
-
-
-def deep() -> tuple[SymbolGraph, dict[str, Array]]:
-    """A network with many kinds of attributes."""
-    graph, weights = batch_norm_symbol()
-    x = graph.add("Pooling", "pool", graph.heads, kernel="(2, 2)", stride="(2, 2)", pooling_convention="full")
-    x = graph.add("LeakyReLU", "act", [x], act_type="leaky", slope="0.1")
-    x = graph.add(
-        "Pad", "pad", [x], mode="constant", pad_width="(0, 0, 0, 0, 1, 1, 1, 1)", constant_value="1"
-    )
-    x = graph.add("slice", "cut", [x], begin="(None, 0, 1)", end="(None, 2, None)", step="(1, 1, 1)")
-    x = graph.add("Reshape", "shape", [x], shape="(0, -3, -2)", reverse="False")
-    x = graph.add("SliceChannel", "split", [x], num_outputs="2", axis="1", squeeze_axis="False")
-    x = graph.add("Concat", "join", [x, Entry(x.node, 1)], dim="1", num_args="2")
-    x = graph.add("sum", "sum", [x], axis="(2,)", keepdims="True", exclude="0")
-    x = graph.add("topk", "top", [x], k="2", axis="1", ret_typ="value", is_ascend="0")
-    x = graph.add("one_hot", "hot", [x], depth="4", on_value="1", dtype="float32")
-    x = graph.add("_plus_scalar", "plus", [x], scalar="2")
-    graph.heads = [x]
-    return graph, weights
-
-
-def test_the_network_with_many_attributes_is_read(tmp_path: Path, registry: Registry) -> None:
-    graph, weights = deep()
-    loaded = load(registry, files(tmp_path, graph, weights), shapes={"data": (None, 2, 6, 6)})
-    assert run(loaded, rand(2, 2, 6, 6))[0].shape[-1] == 4
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_odd_attributes_never_do_more_than_an_error(data: st.DataObject, tmp_path: Path) -> None:
-    graph, weights = deep()
-    named = [n for n in graph.nodes if n.attrs]
-    for _ in range(data.draw(st.integers(1, 2))):
-        node = data.draw(st.sampled_from(named))
-        node.attrs[data.draw(st.sampled_from(sorted(node.attrs)))] = data.draw(ODD)
-    try:
-        MxnetAdapter().load(files(tmp_path, graph, weights), shapes={"data": (None, 2, 6, 6)})
-    except (InputError, ConversionError):
-        return
 
 
 def test_no_operator_is_lifted_twice() -> None:

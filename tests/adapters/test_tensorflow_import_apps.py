@@ -66,6 +66,7 @@ def test_all_normalizations_fold_and_every_convolution_is_quantized() -> None:
     assert not kept & {"BatchNormalization", "Mul", "Sub", "Pad"}
 
 
+@slow
 def test_reading_takes_no_longer_than_keras_own_exporter(tmp_path: Any) -> None:
     model = application("MobileNetV2", 96)
     ADAPTER.load(model)

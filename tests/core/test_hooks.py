@@ -27,6 +27,7 @@ from attar.run import run_pass
 from attar.runtime import OnnxRuntime, Runtime
 from attar.targets import Target
 from attar.testing import ZOO
+from attar.training import TrainingEvent
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
 HOOKS = {name: spec for name, spec in vars(Hooks).items() if name.startswith("attar_")}
@@ -110,6 +111,10 @@ class Plugin:
         self.heard.append(("after", step, largest(model), record))
 
     @hookimpl
+    def attar_training(self, event: TrainingEvent) -> None:
+        self.heard.append(("training", event))
+
+    @hookimpl
     def attar_commands(self, cli: click.Group) -> None:
         @cli.command("heard")
         def heard() -> None:
@@ -168,6 +173,12 @@ def test_events_are_heard_around_a_pass(registry: Registry, plugin: Plugin) -> N
     assert after == ("after", Act(), largest(result), record)
     assert after[2] == 2 * before[2]
     assert record.name == "heard.act"
+
+
+def test_events_of_a_training_are_heard(registry: Registry, plugin: Plugin) -> None:
+    event = TrainingEvent("step", "train.finetune", 3, 10, 1, {"loss": 0.5})
+    assert registry.tell("attar_training", event=event) == []
+    assert plugin.heard == [("training", event)]
 
 
 def test_commands_are_added_to_the_command_line(registry: Registry) -> None:

@@ -448,3 +448,22 @@ def test_a_conv_over_one_pixel_becomes_a_gemm(end: str) -> None:
 def test_convs_that_are_no_gemm(body: str) -> None:
     model = model_of("(float[N,6,5,5] x) => (float[N,K] y)", body, k=w(4, 6, 1, 1), grouped=w(4, 3, 1, 1))
     assert ops(fused(model)[0])["Conv"] == 1
+
+
+@pytest.mark.parametrize(
+    ("modes", "axes"),
+    [("", [2, 3]), (', coordinate_transformation_mode="tf_crop_and_resize"', None)],
+    ids=["as they were", "with a region"],
+)
+def test_sizes_computed_from_shapes(modes: str, axes: list[int] | None) -> None:
+    """PyTorch writes the first two of the sizes as those of the input, whatever the batch."""
+    model = model_of(
+        "(float[N,3,H,6] x) => (float[N,A,B,C] y)",
+        "s = Shape<start=0, end=2>(x) t = Concat<axis=0>(s, plane) "
+        f'y = Resize<mode="linear"{modes}>(x, roi, , t)',
+        plane=i64(12, 12), roi=np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
+    )  # fmt: skip
+    result, _ = fused(model)
+    resize = next(n for n in result.graph if n.op_type == "Resize")
+    assert ("Concat" in ops(result)) == (axes is None)
+    assert (list(resize.attributes["axes"].as_ints()) if "axes" in resize.attributes else None) == axes

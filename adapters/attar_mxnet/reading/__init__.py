@@ -21,6 +21,7 @@ from attar_mxnet.reading import (
     reshaping,
     scalars,
     sorting,
+    suppression,
 )
 from attar_mxnet.reading.table import Lift
 
@@ -40,6 +41,7 @@ _FAMILIES = (
     reshaping.table,
     scalars.table,
     sorting.table,
+    suppression.table,
 )
 
 LIFTINGS: dict[str, Lift] = {name: lift for family in _FAMILIES for name, lift in family.items()}

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from attar.conversion import NodeView
 from attar.conversion.view import shape_of
 from attar.graph import const_array
+from attar_mxnet.reading.values import DTYPE_CODES
 from attar_mxnet.symbol_json import Entry, SymbolGraph
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -76,10 +77,16 @@ class WriteContext:
     # -- values ----------------------------------------------------------------------------------------------
 
     def input_variable(self, value: ir.Value) -> None:
-        """A graph input, under its own name."""
+        """A graph input, under its own name, with what is known of its shape and type as MXNet's hints."""
         name = value.name or "data"
         self._names.add(name)
-        self._entries[value] = self.graph.variable(name)
+        hints = {}
+        shape = shape_of(value)
+        if shape:  # 0 is what MXNet writes for a size that is not known
+            hints["__shape__"] = spelt(tuple(d if isinstance(d, int) else 0 for d in shape))
+        if value.dtype is not None and value.dtype != ir.DataType.FLOAT:
+            hints["__dtype__"] = str(DTYPE_CODES.index(value.dtype.numpy()))
+        self._entries[value] = self.graph.variable(name, **hints)
         for axis, dim in enumerate(shape_of(value) or ()):
             if isinstance(dim, str):
                 self._dims.setdefault(dim, (self._entries[value], axis))

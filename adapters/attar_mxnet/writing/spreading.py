@@ -86,17 +86,19 @@ def constant_of_shape(ctx: WriteContext, view: NodeView) -> tuple[Entry | None]:
             raise view.refuse("arrays without elements do not exist in MXNet 1")
         ctx.fold(view.outputs[0], np.broadcast_to(value.reshape([1] * shape.size), shape.tolist()), None)
         return (None,)
-    if wanted is None or value.dtype.kind == "b":
+    if wanted is None:
         raise view.refuse("the shape is computed while the model runs")
     alike = [i for i, d in enumerate(wanted) if not isinstance(d, int)]
     if any(ctx.dimension(wanted[i]) is None for i in alike):
         raise view.refuse("the shape is computed while the model runs")
     sizes = [d if isinstance(d, int) else 1 for d in wanted]
+    flags = value.dtype.kind == "b"
+    value = value.astype(np.uint8) if flags else value
     x = ctx.constant(np.broadcast_to(value.reshape([1] * len(sizes)), sizes), view=view)
     for axis in alike:
         source, place = ctx.dimension(wanted[axis]) or (x, axis)
         x = ctx.op("broadcast_like", x, ctx.cast(source, value.dtype), lhs_axes=(axis,), rhs_axes=(place,))
-    return (x,)
+    return (ctx.cast(x, np.bool_) if flags else x,)
 
 
 TABLE: dict[str, Lowering] = {"Tile": tile, "Expand": expand, "ConstantOfShape": constant_of_shape}

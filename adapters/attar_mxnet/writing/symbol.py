@@ -55,13 +55,36 @@ def lower(model: ir.Model, registry: Registry) -> MxnetModel:
         raise ConversionError("\n".join(dict.fromkeys(reasons)), missing=refused)
     for value in ready.graph.outputs:
         ctx.graph.heads.append(_head(ctx, value))
+    used = _drop_unused(ctx, {v.name for v in inputs})
     return MxnetModel(
         ctx.graph,
         ctx.params,
         tuple(spec_of(v) for v in inputs),
-        frozenset(ctx.constants),
+        frozenset(ctx.constants & used),
         tuple(ctx.notes),
     )
+
+
+def _drop_unused(ctx: WriteContext, inputs: set[str | None]) -> set[str]:
+    """Forget nodes and parameters that no output needs: MXNet takes no file with a parameter too many.
+
+    Returns:
+        The names of the nodes that are left.
+    """
+    graph = ctx.graph
+    needed = {e.node for e in graph.heads}
+    needed |= {k for k, n in enumerate(graph.nodes) if n.is_variable and n.name in inputs}
+    for number in range(len(graph.nodes) - 1, -1, -1):
+        if number in needed:
+            needed.update(e.node for e in graph.nodes[number].inputs)
+    place = {number: k for k, number in enumerate(sorted(needed))}
+    graph.nodes = [graph.nodes[number] for number in place]
+    for node in graph.nodes:
+        node.inputs = [e._replace(node=place[e.node]) for e in node.inputs]
+    graph.heads = [e._replace(node=place[e.node]) for e in graph.heads]
+    names = {n.name for n in graph.nodes}
+    ctx.params = {n: a for n, a in ctx.params.items() if n.partition(":")[2] in names}
+    return names
 
 
 def _lower_node(ctx: WriteContext, view: NodeView, lowering: Lowering) -> None:

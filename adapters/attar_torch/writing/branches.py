@@ -49,6 +49,9 @@ class Repeat(torch.nn.Module):
             for kept, one in zip(slices, made[1 + self.states :], strict=True):
                 kept.append(one)
             count += 1
+        if not count and self.collected:  # the shapes of what no round gave are those that a round would give
+            made = self.body(torch.tensor(0), going, *state, *outer)
+            return (*state, *(one.new_empty((0, *one.shape)) for one in made[1 + self.states :]))
         return (*state, *(torch.stack(kept) for kept in slices))
 
 
@@ -92,8 +95,28 @@ class Sweep(torch.nn.Module):
             state = list(made[: self.states])
             for kept, one in zip(slices, made[self.states :], strict=True):
                 kept.append(one)
+        if not steps and slices:  # as in a loop of no rounds
+            parts = [
+                x.select(a, 0) for x, a in zip(map(_longer, scanned, self.in_axes), self.in_axes, strict=True)
+            ]
+            made = self.body(*state, *parts, *outer)[self.states :]
+            return (*state, *(_shortened(one, a) for one, a in zip(made, self.out_axes, strict=True)))
         results = [
             torch.stack(kept[::-1] if back else kept, axis)
             for kept, axis, back in zip(slices, self.out_axes, self.backward_out, strict=True)
         ]
         return (*state, *results)
+
+
+def _longer(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """Zeros in the shape of `x`, which has no elements along `axis`, with one."""
+    shape = list(x.shape)
+    shape[axis] = 1
+    return x.new_zeros(shape)
+
+
+def _shortened(one: torch.Tensor, axis: int) -> torch.Tensor:
+    """The stack of no tensors like `one`."""
+    shape = list(one.shape)
+    shape.insert(axis % (one.ndim + 1), 0)
+    return one.new_empty(shape)

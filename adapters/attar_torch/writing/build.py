@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 import torch.fx
 
-from attar.adapters import Exported
+from attar.adapters import Exported, Placed
 from attar.conversion import NodeView, prepare
 from attar.conversion.view import op_key
 from attar.errors import ConversionError, InputError, Refused
@@ -40,7 +40,7 @@ def write_module(model: ir.Model, registry: Registry) -> Exported:
     except Refused as error:
         raise ConversionError(f"the model cannot be written for torch: {error.message}") from error
     _check_interface(ready)
-    module = build(ready, table)
+    module, weights, values = build(ready, table)
     names = [s.name for s in input_specs(ready)]
     kinds = {v.name: v.dtype for v in ready.graph.inputs}
 
@@ -61,16 +61,19 @@ def write_module(model: ir.Model, registry: Registry) -> Exported:
 
     rounds = [n for n in all_nodes(ready) if n.op_type in _ROUNDING]
     if not rounds:
-        return Exported(module, run)
+        return Exported(module, run, weights=weights, values=values)
     note = (
         f"{len(rounds)} operators round to integers; what lies halfway between two may be rounded "
         "to the other one, which is one step of a scale"
     )
-    return Exported(module, run, notes=(note,), tolerance=_QUANTIZED)
+    return Exported(module, run, notes=(note,), tolerance=_QUANTIZED, weights=weights, values=values)
 
 
-def build(model: ir.Model, table: Mapping[str, Lowering]) -> WrittenModule:
-    """The module of a prepared model, in eval mode."""
+def build(
+    model: ir.Model, table: Mapping[str, Lowering]
+) -> tuple[WrittenModule, dict[str, tuple[Placed, ...]], dict[str, str]]:
+    """The module of a prepared model, in eval mode; where it holds which initializers, and which node of its
+    graph makes which value."""
     store = Store()
     ctx = Context(store, table, model.opset_imports[""])
     taken: set[str] = set()
@@ -91,7 +94,18 @@ def build(model: ir.Model, table: Mapping[str, Lowering]) -> WrittenModule:
         (s.name, torch_dtype(v.dtype), s.shape or ())
         for s, v in zip(input_specs(model), _fed(model), strict=True)
     )
-    return module.eval()
+    return module.eval(), store.weights(module), _made(ctx)
+
+
+def _made(ctx: Context) -> dict[str, str]:
+    """Value -> node of the graph that makes it."""
+    kept = set(ctx.graph.nodes)
+    return {
+        value.name: node.name
+        for value, node in ctx.values.items()
+        # A product whose Add became the bias of its layer is computed nowhere.
+        if value.name and node in kept and not any(use.node in ctx.done for use in value.uses())
+    }
 
 
 def _fed(model: ir.Model) -> list[ir.Value]:

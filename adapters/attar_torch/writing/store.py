@@ -10,8 +10,9 @@ import onnx_ir as ir
 import torch
 import torch.fx
 
+from attar.adapters import Placed
 from attar.conversion import NodeView
-from attar.graph import const_array
+from attar.graph import const_array, is_learned
 from attar_torch.writing import naming
 from attar_torch.writing.dtypes import FLOATING, to_tensor
 from attar_torch.writing.leaf import LeafTracer
@@ -33,12 +34,23 @@ class Store:
         self._where: dict[ir.Value, str] = {}
         self._modules: dict[Any, str] = {}
         self._constants: list[str] = []
+        # id of a tensor -> the tensor, which keeps the id its own, the value that it holds and how
+        self._sources: dict[int, tuple[torch.Tensor, ir.Value, Change | None]] = {}
 
     def child(self) -> Store:
         """The store of a subgraph: a tree of its own that shares the parameters."""
         inner = Store()
-        inner._parameters = self._parameters
+        inner._parameters, inner._sources = self._parameters, self._sources
         return inner
+
+    def weights(self, module: torch.nn.Module) -> dict[str, tuple[Placed, ...]]:
+        """Where `module`, which was made of this tree, holds which initializers."""
+        found: dict[str, list[Placed]] = {}
+        for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if id(tensor) in self._sources:
+                _, value, change = self._sources[id(tensor)]
+                found.setdefault(value.name or "", []).append(Placed(path, change))
+        return {name: tuple(places) for name, places in found.items()}
 
     def finish(self, graph: torch.fx.Graph, name: str = "Model") -> WrittenModule:
         """The module of this tree that runs `graph`."""
@@ -48,7 +60,9 @@ class Store:
     # -- tensors ---------------------------------------------------------------------------------------------
 
     def parameter(self, value: ir.Value) -> str:
-        """Path of the trainable parameter with the content of `value`."""
+        """Path of the trainable parameter with the content of `value`, unless it is marked as not learned."""
+        if is_learned(value) is False:
+            return self.buffer(value)
         path = self._where.get(value)
         if path is None:
             path = self._where[value] = self._path(value)
@@ -61,7 +75,10 @@ class Store:
         return path
 
     def buffer(self, value: ir.Value) -> str:
-        """Path of a tensor with the content of `value`, not trainable unless it already is elsewhere."""
+        """Path of a tensor with the content of `value`, not trainable unless it already is elsewhere or is
+        marked as learned."""
+        if is_learned(value):
+            return self.parameter(value)
         if value not in self._where:
             path = self._where[value] = self._path(value)
             if (value, None) in self._parameters:  # a layer's own already: the same tensor by another name
@@ -73,7 +90,10 @@ class Store:
                 narrow = value.dtype not in FLOATING and value.dtype not in (
                     ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)  # fmt: skip
                 kept = array.size > 1 and (value.dtype in FLOATING or narrow) and not _uniform(array)
-                self._register(path, to_tensor(array), persistent=kept)
+                tensor = to_tensor(array)
+                self._register(path, tensor, persistent=kept)
+                if is_learned(value) is False:  # whoever marked it may want to find it again
+                    self._note(tensor, value, None)
         return self._where[value]
 
     def constant(self, view: NodeView, name: str, array: Any, trainable: bool) -> str:
@@ -102,6 +122,9 @@ class Store:
             setattr(module, name, self._shared(value, change))
         for name, source in buffers.items():
             module.register_buffer(name, to_tensor(_array(source)))
+            value, change = source if isinstance(source, tuple) else (source, None)
+            if isinstance(value, ir.Value):
+                self._note(module.get_buffer(name), value, change)
         for name, buffer in module.named_buffers():
             if buffer.is_meta:  # the counter of batches
                 setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
@@ -129,11 +152,16 @@ class Store:
         assert array is not None
         # Exporters store equal tensors once. Two layers that are all ones were not tied, only untrained.
         apart = _uniform(array)
-        key = (source, getattr(change, "__name__", None))
+        key = (source, change)
         if apart or key not in self._parameters:
             tensor = to_tensor(array if change is None else change(array))
-            self._parameters[key] = torch.nn.Parameter(tensor)
+            made = torch.nn.Parameter(tensor, requires_grad=is_learned(source) is not False)
+            self._parameters[key] = made
+            self._note(made, source, change)
         return self._parameters[key]
+
+    def _note(self, tensor: torch.Tensor, value: ir.Value, change: Change | None) -> None:
+        self._sources[id(tensor)] = (tensor, value, change)
 
     def _key(self, module: Any, weights: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:
         if not weights:
@@ -143,7 +171,7 @@ class Store:
             value, change = source if isinstance(source, tuple) else (source, None)
             if not isinstance(value, ir.Value) or _uniform(const_array(value)):
                 return None
-            parts.append((name, value, getattr(change, "__name__", None)))
+            parts.append((name, value, change))
         return (type(module).__name__, repr(module), tuple(parts))
 
     def _name(self, view: NodeView, weight: Any) -> str:

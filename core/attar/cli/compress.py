@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     help="One step of the recipe; may be given several times. See `attar passes`.",
 )
 @given.data_option("--calibration", "calibration", "Data that the model is calibrated on.")
+@given.data_option("--train", "training", "Data for passes that train, with labels where these need them.")
 @given.preprocess_options
 @click.option(
     "--evaluate", "metric", shell_complete=complete_metric, help="Metric to measure before and after."
@@ -73,6 +74,7 @@ def compress(
     preset: str | None,
     steps: tuple[str, ...],
     calibration: str | None,
+    training: str | None,
     metric: str | None,
     labelled: str | None,
     target: str,
@@ -116,13 +118,14 @@ def compress(
 
     source: Any = recipe or [parse_step(step) for step in steps] or preset or "int8"
     chosen = load_recipe(source)
-    _check_needs(chosen, calibration=calibration, evaluate=metric)
+    _check_needs(chosen, calibration=calibration, evaluate=metric, training=training)
     bars = progress()
     with bars.task("compressing"):
         result = attar.compress(
             model,
             chosen,
             calibration=calibration,
+            training=training,
             preprocess=given.preprocess(image),
             evaluate=metric if labelled is None else (labelled, metric),
             target=target,
@@ -220,6 +223,7 @@ def _split(text: str) -> list[str]:
 _NEEDS = {
     "calibration": ("calibration data", "--calibration PATH"),
     "evaluate": ("a metric", "--evaluate METRIC --data PATH"),
+    "training": ("training data", "--train PATH"),
 }
 
 

@@ -22,11 +22,14 @@ def progress() -> Progress:
 
 
 class _Bar:
-    def __init__(self, bars: Bars, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, bars: Bars, task: TaskID, name: str) -> None:
+        self._bars, self._task, self._name = bars, task, name
 
     def advance(self, steps: float = 1) -> None:
         self._bars.advance(self._task, steps)
+
+    def describe(self, text: str) -> None:
+        self._bars.update(self._task, description=f"{self._name}: {text}")
 
 
 class RichProgress:
@@ -47,7 +50,7 @@ class RichProgress:
         number = bars.add_task(shown(description), total=total)
         self._open += 1
         try:
-            yield _Bar(bars, number)
+            yield _Bar(bars, number, shown(description))
         finally:
             self._open -= 1
             bars.remove_task(number)
@@ -57,7 +60,14 @@ class RichProgress:
 
     def _start(self) -> Bars:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
 
         self._bars = Bars(
@@ -66,6 +76,7 @@ class RichProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=self._console or Console(stderr=True),
             transient=True,
         )

@@ -49,6 +49,7 @@ def expand_functions(model: ir.Model, known: Container[str]) -> list[str]:
                 f"what ONNX defines {', '.join(dict.fromkeys(done))} by is not valid here: {error.message}",
                 missing=missing(model),
             ) from error
+        _types(model)
     return list(expanded)
 
 
@@ -65,6 +66,18 @@ def missing(model: ir.Model, known: Container[str] = ()) -> dict[str, list[str]]
         if name not in names:
             names.append(name)
     return found
+
+
+def _types(model: ir.Model) -> None:
+    """Type the inputs of Loop and Scan bodies, which function bodies leave untyped, by what goes in."""
+    for node in all_nodes(model):
+        if node.domain or node.op_type not in ("Loop", "Scan"):
+            continue
+        skipped = 2 if node.op_type == "Loop" else 0  # the round and the condition
+        inner = node.attributes["body"].as_graph().inputs[skipped:]
+        for value, given in zip(inner, node.inputs[skipped:], strict=False):
+            if value.type is None and given is not None:
+                value.type = given.type
 
 
 def _ranks(model: ir.Model) -> None:

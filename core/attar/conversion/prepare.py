@@ -9,6 +9,8 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context
 from attar.conversion.expand import expand_functions, missing
+from attar.conversion.sizes import fix_sizes
+from attar.conversion.unroll import unroll
 from attar.errors import ConversionError
 from attar.registry import Registry
 from attar.rewrite import constants, rewrite
@@ -20,7 +22,8 @@ def prepare(model: ir.Model, known: Container[str], framework: str, *, registry:
     """A copy of `model` whose operators are all in `known`.
 
     Constants and known shapes are folded (quantized weights stay integers), model-local functions are
-    inlined, and operators outside `known` are written with the operators that ONNX defines them by.
+    inlined, and operators outside `known` are written with the operators that ONNX defines them by; loops
+    of a known number of rounds are written out.
 
     Args:
         known: operators with a lowering: `op_type`, or `domain::op_type` outside the default domain.
@@ -38,7 +41,10 @@ def prepare(model: ir.Model, known: Container[str], framework: str, *, registry:
             hint="write it with operators of opset 13 or later",
         )
     fold(copy, registry)
+    fix_sizes(copy)
     if expand_functions(copy, known):
+        fold(copy, registry)
+    if unroll(copy, known):
         fold(copy, registry)
     left = missing(copy, known)
     if left:

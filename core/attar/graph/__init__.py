@@ -15,6 +15,7 @@ from attar.graph.constants import (
     taken_names,
 )
 from attar.graph.fingerprint import fingerprint, saved_size
+from attar.graph.learned import is_learned, mark_learned, unmark_learned
 from attar.graph.normal_form import check, normalize
 from attar.graph.opset import to_opset
 from attar.graph.read import from_proto, parse, read_model
@@ -35,6 +36,8 @@ __all__ = [
     "fingerprint",
     "fresh_name",
     "from_proto",
+    "is_learned",
+    "mark_learned",
     "normalize",
     "parse",
     "provenance",
@@ -49,4 +52,5 @@ __all__ = [
     "to_bytes",
     "to_opset",
     "to_proto",
+    "unmark_learned",
 ]

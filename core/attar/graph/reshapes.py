@@ -60,14 +60,14 @@ def _rewrite(model: ir.Model, node: ir.Node) -> bool:
 
 
 def unknown_axis(shape: Sequence[Dim], target: Sequence[int]) -> int | None:
-    """Where -1 in a Reshape of `shape` to `target` (0: as in the input) certainly is the symbol in its place.
+    """Where -1 in a Reshape of `shape` to `target` (0: as in the input) certainly is the axis in its place.
 
-    The product of all other axes must agree: in numbers, and in the symbols among them.
+    Of whatever length: the product of all other axes must agree, in numbers and in the symbols among them.
     """
     if list(target).count(-1) != 1:
         return None
     place = list(target).index(-1)
-    if place >= len(shape) or not isinstance(shape[place], str):
+    if place >= len(shape) or isinstance(shape[place], int):
         return None
     copied = [shape[i] if t == 0 and i < len(shape) else t for i, t in enumerate(target) if i != place]
     others = [d for i, d in enumerate(shape) if i != place]

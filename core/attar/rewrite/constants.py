@@ -15,8 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from attar.errors import InputError
-from attar.graph import const_array
-from attar.rewrite.edit import Array, Edit, at, dims, int_of
+from attar.graph import const_array, is_learned
+from attar.rewrite.edit import Array, Edit, at, dims, int_of, string_of
+from attar.rewrite.shape_values import shape_entries, shape_numbers
 
 SMALL = 1 << 16
 """Bytes of a result that is folded whatever it replaces."""
@@ -118,7 +119,7 @@ def _foldable(node: ir.Node, computed: set[int], edit: Edit) -> bool:
 
 
 def _is_constant(value: ir.Value) -> bool:
-    if value.is_graph_input():
+    if value.is_graph_input() or is_learned(value):
         return False
     node = value.producer()
     return value.const_value is not None if node is None else node.op_type == "Constant" and node.domain == ""
@@ -216,49 +217,6 @@ def known_shape(node: ir.Node, edit: Edit) -> bool:
     return edit.did(f"{node.op_type} of a known shape computed")
 
 
-def shape_numbers(value: ir.Value | None, depth: int = 0) -> list[int | None] | None:
-    """The integers in a scalar or vector that is computed from shapes; None for unknown ones, None for all if
-    opaque.
-    """
-    array = const_array(value)
-    if array is not None:
-        return [int(v) for v in array.reshape(-1)] if array.dtype.kind in "iu" and array.ndim < 2 else None
-    node = None if value is None else value.producer()
-    if node is None or node.domain != "" or depth > 32:
-        return None
-    if node.op_type == "Shape":
-        shape = dims(node.inputs[0])
-        if shape is None:
-            return None
-        start, end = int_of(node, "start", 0), int_of(node, "end", len(shape))
-        return [d if isinstance(d, int) else None for d in shape][start:end]
-    if node.op_type == "Concat":
-        parts = [shape_numbers(v, depth + 1) for v in node.inputs]
-        return None if any(p is None for p in parts) else [n for p in parts if p for n in p]
-    numbers = shape_numbers(at(node, 0), depth + 1)
-    if numbers is None:
-        return None
-    if node.op_type in ("Identity", "Squeeze", "Unsqueeze", "Reshape"):
-        return numbers
-    if node.op_type == "Cast":
-        return numbers if int_of(node, "to", 0) in (int(ir.DataType.INT64), int(ir.DataType.INT32)) else None
-    if node.op_type == "Gather":
-        chosen = const_array(at(node, 1))
-        if chosen is None or chosen.ndim > 1:
-            return None
-        return [numbers[int(k)] for k in chosen.reshape(-1)]
-    if node.op_type == "Slice":
-        bounds = [const_array(at(node, k)) for k in (1, 2)]
-        step = const_array(at(node, 4))
-        if any(b is None or b.size != 1 for b in bounds) or (
-            step is not None and int(step.reshape(-1)[0]) < 1
-        ):
-            return None
-        start, end = (int(b.reshape(-1)[0]) for b in bounds if b is not None)
-        return numbers[start : end : 1 if step is None else int(step.reshape(-1)[0])]
-    return None
-
-
 def known_target(node: ir.Node, edit: Edit) -> bool:
     """Reshape and Expand whose computed target shape can be told beforehand: it becomes a constant.
 
@@ -298,6 +256,25 @@ def _from_inference(node: ir.Node) -> list[int] | None:
     return None if wanted.count(-1) > 1 or (0 in wanted and int_of(node, "allowzero", 0)) else wanted
 
 
+def known_size(node: ir.Node, edit: Edit) -> bool:
+    """Resize whose computed sizes leave some axes as they are: only the others are named, with constants."""
+    given, shape = at(node, 3), dims(node.inputs[0])
+    if given is None or const_array(given) is not None or shape is None or "axes" in node.attributes:
+        return False
+    mode = string_of(node, "coordinate_transformation_mode", "half_pixel")
+    policy = string_of(node, "keep_aspect_ratio_policy", "stretch")
+    sizes = shape_entries(given)
+    if sizes is None or len(sizes) != len(shape) or mode == "tf_crop_and_resize" or policy != "stretch":
+        return False
+    axes = [k for k, size in enumerate(sizes) if size is None or size != shape[k]]
+    wanted = [size for k in axes if isinstance(size := sizes[k], int)]
+    if edit.opset < 18 or len(wanted) != len(axes) or not axes:
+        return False
+    node.replace_input_with(3, edit.constant(f"{node.outputs[0].name}_size", np.array(wanted, np.int64)))
+    node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+    return edit.did("computed size of Resize made constant")
+
+
 def cast_like(node: ir.Node, edit: Edit) -> bool:
     """CastLike to a known type is a Cast, which needs no second operand."""
     like = at(node, 1)
@@ -312,4 +289,5 @@ RULES = {
     "CastLike": [cast_like],
     **{op: [known_shape] for op in ("Shape", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast")},
     **{op: [known_target] for op in ("Reshape", "Expand")},
+    "Resize": [known_size],
 }

@@ -31,10 +31,10 @@ def declared(step: Pass, trials: Sequence[Trial]) -> None:
         raise NonConformance(
             f"{cls.name}: the class has no docstring; its first line is the help text of the pass"
         )
-    odd = set(cls.needs) - {"calibration", "evaluate"}
+    odd = set(cls.needs) - {"calibration", "evaluate", "training"}
     if odd:
         raise NonConformance(
-            f"{cls.name}: needs {', '.join(sorted(odd))}; known are calibration and evaluate"
+            f"{cls.name}: needs {', '.join(sorted(odd))}; known are calibration, evaluate and training"
         )
     if cls.tolerance is not None and not cls.tolerance >= 0:
         raise NonConformance(f"{cls.name}: tolerance is {cls.tolerance!r}, not a number from 0 up, or None")

@@ -58,7 +58,24 @@ class Setup:
             evaluation=self._evaluation(step, zoo, model),
             seed=self.seed,
             step=Step(step.name, {k: v for k, v in step.to_dict().items() if k != "name"}),
+            training_data=self._training(step, zoo, model),
+            original=model,
         )
+
+    def _training(self, step: Pass, zoo: ZooModel, model: ir.Model) -> Any:
+        """Batches with targets a little smaller than what the model makes of them."""
+        if "training" not in step.needs:
+            return None
+        from attar.specs import input_specs
+        from attar.training import as_training
+
+        session = self.runtime.open(model, optimize=False)
+        pairs = []
+        for i in range(_CALIBRATION_BATCHES):
+            feeds = zoo.inputs(seed=300 + i)
+            made = session.run(feeds)[0]
+            pairs.append((feeds, (0.9 * made).astype(made.dtype) if made.dtype.kind == "f" else made))
+        return as_training(pairs, input_specs(model))
 
     def _evaluation(self, step: Pass, zoo: ZooModel, model: ir.Model) -> Any:
         if "evaluate" not in step.needs:

@@ -50,7 +50,11 @@ def pieces(ctx: Lifter, view: OpView, x: Any, axis: int, sizes: list[int]) -> tu
     if not isinstance(x, Tensor):
         x = Tensor(ctx.plain(x), x.dtype, x.shape)
     whole, last = x, x.rank is not None and axis == x.rank - 1
-    made = ctx.node("Split", [x.value, vector(sizes)], outputs=len(sizes), axis=ctx.axis(x, axis))
+    along = ctx.axis(x, axis)
+    if len(set(sizes)) == 1:  # shapes in the body of a loop do not follow from a constant outside
+        made = ctx.node("Split", [x.value], outputs=len(sizes), axis=along, num_outputs=len(sizes))
+    else:
+        made = ctx.node("Split", [x.value, vector(sizes)], outputs=len(sizes), axis=along)
     out = []
     for k, value in enumerate(made):
         shape = None if x.shape is None else (*x.shape[:axis], sizes[k], *x.shape[axis + 1 :])

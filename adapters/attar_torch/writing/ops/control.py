@@ -77,24 +77,12 @@ def loop(ctx: Context, view: NodeView) -> Any:
     limit = view.const(0) if view.has(0) else None
     collected = len(view.outputs) - states
     trips = None if limit is None else int(limit.reshape(-1)[0])
-    if collected and not (trips and _always(view, graph)):
-        # Results of no rounds at all have shapes that only the declaration tells.
-        if any(not isinstance(d, int) for o in view.outputs[states:] for d in (o.shape or [None])[1:]):
-            raise view.refuse("it may run no rounds, and the shape of its results is not known then")
-        if not trips:
-            raise view.refuse("it may run no rounds and collect nothing")
     module = Repeat(body(ctx, view, graph, outer), states, collected, trips)
     path = ctx.store.add(view, module)
     first = [None if trips is not None else ctx.optional(view, 0), ctx.optional(view, 1)]
     state = [ctx.tensor(view, k) for k in range(2, len(view.inputs))]
     call = ctx.graph.call_module(path, (*first, *state, *_outer(ctx, outer)))
     return _results(ctx, call, len(view.outputs))
-
-
-def _always(view: NodeView, graph: ir.Graph) -> bool:
-    """Whether the first round runs whatever the data."""
-    given = view.const(1) if view.has(1) else None
-    return not view.has(1) or (given is not None and bool(given.reshape(-1)[0]))
 
 
 @TABLE.op("Scan", any_type=True)
@@ -104,10 +92,7 @@ def scan(ctx: Context, view: NodeView) -> Any:
     states = len(view.inputs) - count
     results = len(view.outputs) - states
     outer = _free(graph)
-    shape = view.shape(states)
     in_axes = view.attr("scan_input_axes") or [0] * count
-    if results and (shape is None or shape[in_axes[0]] == 0):
-        raise view.refuse("it scans nothing, or what it scans has no known rank")
     module = Sweep(
         body(ctx, view, graph, outer), states, in_axes, view.attr("scan_input_directions") or [0] * count,
         view.attr("scan_output_axes") or [0] * results, view.attr("scan_output_directions") or [0] * results,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,23 @@ def _lengths(view: NodeView) -> bool:
     return given is None or not isinstance(steps, int) or bool((given != steps).any())
 
 
-def _reordered(array: Any, op: str) -> Any:
-    parts = np.split(array, _GATES[op])
-    return np.ascontiguousarray(np.concatenate([parts[k] for k in _ORDER[op]]))
+@dataclass(frozen=True)
+class Gates:
+    """Takes the rows of one direction out of ONNX's weights, with the gates in torch's order.
+
+    Attributes:
+        first: gate to begin with, for biases, which hold those of the input and of the state.
+    """
+
+    op: str
+    direction: int
+    first: int = 0
+
+    def __call__(self, array: Any) -> Any:
+        count = _GATES[self.op]
+        own = array[self.direction]
+        parts = np.split(own, 2 * count if own.ndim == 1 else count)[self.first : self.first + count]
+        return np.ascontiguousarray(np.concatenate([parts[k] for k in _ORDER[self.op]]))
 
 
 def _native(  # noqa: PLR0917
@@ -99,11 +114,11 @@ def _native(  # noqa: PLR0917
     weights: dict[str, Any] = {}
     for k in range(directions):
         end = "_l0_reverse" if k else "_l0"
-        weights[f"weight_ih{end}"] = _reordered(w[k], view.op)
-        weights[f"weight_hh{end}"] = _reordered(r[k], view.op)
+        weights[f"weight_ih{end}"] = (view.input(1), Gates(view.op, k))
+        weights[f"weight_hh{end}"] = (view.input(2), Gates(view.op, k))
         if b is not None:
-            weights[f"bias_ih{end}"] = _reordered(b[k, : gates * hidden], view.op)
-            weights[f"bias_hh{end}"] = _reordered(b[k, gates * hidden :], view.op)
+            weights[f"bias_ih{end}"] = (view.input(3), Gates(view.op, k))
+            weights[f"bias_hh{end}"] = (view.input(3), Gates(view.op, k, gates))
     if direction == "reverse":
         x = ctx.call(torch.flip, x, [0])
     state = [h for h in initial if h is not None]
