@@ -22,6 +22,9 @@ import numpy as np
 import attar
 from attar.runtime import OnnxRuntime
 from attar.specs import input_specs
+from attar_fuse import Fuse
+from attar_prune import Channels
+from attar_quantize import Static
 
 DATA = Path(os.environ.get("ATTAR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 sys.path.insert(0, str(DATA))
@@ -164,18 +167,19 @@ def recipe(count: int) -> None:
     ):
         as_input = (lambda a: a) if channels_last else nchw
         model = attar.load(source, inputs=as_input(calibration[:2]))
-        result = attar.compress(model, calibration=as_input(calibration))
-        report = result.report
-        got = predictions(on_runtime(result.runnable), as_input(x))
         before = predictions(on_runtime(model), as_input(x))
-        kinds = sorted((k.kind for k in report.after.kernels), key=str)
-        print(
-            f"{name}: {report.before.bytes} -> {report.after.bytes} bytes, "
-            f"{report.after.nodes} nodes, kernels { {k: kinds.count(k) for k in dict.fromkeys(kinds)} }, "
-            f"time {report.speed.ratio:.3f}, "
-            f"top-1 {top1(before, labels)} -> {top1(got, labels)}",
-            flush=True,
-        )
+        for what, steps in (("int8", None), ("fuse, prune, int8", [Fuse(), Channels(ratio=0.1), Static()])):
+            result = attar.compress(model, steps, calibration=as_input(calibration))
+            report = result.report
+            got = predictions(on_runtime(result.runnable), as_input(x))
+            kinds = sorted((k.kind for k in report.after.kernels), key=str)
+            print(
+                f"{name}, {what}: {report.before.bytes} -> {report.after.bytes} bytes, "
+                f"{report.after.nodes} nodes, kernels { {k: kinds.count(k) for k in dict.fromkeys(kinds)} }, "
+                f"time {report.speed.ratio:.3f}, "
+                f"top-1 {top1(before, labels)} -> {top1(got, labels)}",
+                flush=True,
+            )
 
 
 COMMANDS = {"files": files, "trip": trip, "recipe": recipe}
