@@ -9,7 +9,7 @@ and means are of the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +162,9 @@ def _by_channel(sample: Array, axis: int) -> tuple[Array, Array, Array]:
     return sums, squares, np.abs(channels).max(axis=1, initial=0.0)
 
 
-def _instrument(model: ir.Model, wanted: Iterable[str], each: int) -> tuple[ir.Model, dict[str, _Tap]]:
+def _instrument(
+    model: ir.Model, wanted: Mapping[str, int | None], each: int
+) -> tuple[ir.Model, dict[str, _Tap]]:
     """A copy that reports on the values, by about `each` elements of each sample."""
     copy = graph.clone(model)
     main = copy.graph
@@ -183,12 +185,13 @@ def _instrument(model: ir.Model, wanted: Iterable[str], each: int) -> tuple[ir.M
         new_outputs.append(out)
         return out.name
 
-    for name in wanted:
+    for name, channels in wanted.items():
         value = values.get(name)
         if value is None:
             raise InputError(f"the model has no value {name!r} to observe")
         rank = None if value.shape is None else len(value.shape)
-        step = _step(value, each)
+        axis = _thinned(rank or 0, channels)
+        step = _step(value, each, axis)
         if rank is None or rank < 3 or step == 1:
             # Small enough to look at whole.
             taps[name] = _Tap(tap("Identity", value))
@@ -197,7 +200,6 @@ def _instrument(model: ir.Model, wanted: Iterable[str], each: int) -> tuple[ir.M
         if rank == 4:
             sample = tap("MaxPool", value, kernel_shape=[1, 1], strides=[step, step])
         else:
-            axis = rank - 2
             constants = [
                 graph.add_initializer(main, f"attar.{k}{v}", np.array([v], np.int64), taken)
                 for k, v in (("start", 0), ("end", np.iinfo(np.int64).max), ("axis", axis), ("step", step))
@@ -213,12 +215,17 @@ def _instrument(model: ir.Model, wanted: Iterable[str], each: int) -> tuple[ir.M
     return copy, taps
 
 
-def _step(value: ir.Value, each: int) -> int:
+def _thinned(rank: int, channels: int | None) -> int:
+    """The axis along which a value that is no image is sampled: tokens or time, never the channels."""
+    return rank - 1 if channels is not None and rank and channels % rank == rank - 2 else rank - 2
+
+
+def _step(value: ir.Value, each: int, axis: int) -> int:
     """Stride of the sample: about `each` elements of each sample of the batch."""
     if value.shape is None or len(value.shape) < 3:
         return 1
     sizes = [d if isinstance(d, int) else 0 for d in value.shape][1:]
-    plane = sizes[-2:] if len(sizes) == 3 else sizes[:1]
+    plane = sizes[-2:] if len(sizes) == 3 else [sizes[axis - 1]]
     if any(s == 0 for s in plane):
         return 4 if len(sizes) == 3 else 2  # dynamic; small planes stay well covered
     excess = math.prod(s or 1 for s in sizes) / each

@@ -238,3 +238,22 @@ def test_batches_of_different_sizes_count_by_element() -> None:
     assert found.mean is not None
     assert found.histogram.total == data.size
     np.testing.assert_allclose(found.mean, data.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 128, 4000), 1), ((2, 4000, 128), -1), ((2, 4000, 128), 2), ((2, 96, 9, 30, 30), 1)],
+    ids=["sound", "tokens", "tokens from the front", "volumes"],
+)
+def test_long_values_are_sampled_along_them_and_not_along_their_channels(
+    shape: tuple[int, ...], axis: int
+) -> None:
+    rng = np.random.default_rng(0)
+    level = [1] * len(shape)
+    level[axis] = shape[axis]
+    x = (rng.standard_normal(shape) + np.arange(shape[axis]).reshape(level)).astype(np.float32)
+    found = of(shaped("N", *shape[1:]), {"middle": axis}, [{"x": x}])["middle"]
+    exact = -x.mean(axis=tuple(a for a in range(len(shape)) if a != axis % len(shape)), dtype=np.float64)
+    assert found.mean is not None
+    assert 0 < found.mean_count < x.size // shape[axis]  # otherwise it was not sampled
+    np.testing.assert_allclose(found.mean, exact, atol=0.45)  # neighbours are 1 apart
