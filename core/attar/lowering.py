@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.errors import InputError, did_you_mean
+from attar.integer_operators import integer_operators
 from attar.targets import Target
 from attar.weight_lowering import rows_of_tables, weights_on_load
 
@@ -245,4 +246,5 @@ LOWERINGS: dict[str, Lowering] = {
     "average-pools-as-convolutions": average_pools_as_convolutions,
     "rows-of-tables": rows_of_tables,
     "weights-on-load": weights_on_load,
+    "integer-operators": integer_operators,
 }

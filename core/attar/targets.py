@@ -139,7 +139,13 @@ def builtin_targets() -> tuple[Target, ...]:
     )
     here = {"vnni": vnni, "avx2": avx2, "arm64": arm}[instruction_set()]
     return (
-        Target(**{**vars(here), "name": "cpu", "description": f"this machine: {here.description}"}),
+        replace(here, name="cpu", description=f"this machine: {here.description}"),
+        replace(
+            here,
+            name="cpu-qoperator",
+            description=f"this machine, integer operators written out (QOperator): {here.description}",
+            lowerings=(*here.lowerings, "integer-operators"),
+        ),
         vnni,
         avx2,
         arm,
