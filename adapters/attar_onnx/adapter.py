@@ -95,10 +95,14 @@ class OnnxAdapter(Adapter):
         Raises:
             InputError: the file cannot be written, or its name has another suffix.
         """
+        from attar.bundle import is_bundle
         from attar.files import write_atomic
 
-        if path.suffix.lower() not in self.suffixes:
-            raise InputError(f"cannot write {path}: ONNX models are written as .onnx files")
+        if path.suffix.lower() != ".onnx":
+            raise InputError(
+                f"cannot write {path}: ONNX models are written as .onnx files",
+                hint="attar pack makes a bundle of one" if is_bundle(path) else None,
+            )
         write_atomic(path, exported.native.SerializeToString())
         return (path,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attar.errors import InputError
+from attar.frameworks import import_framework
 
 
 def need_tensorflow(what: str) -> None:
@@ -11,10 +11,4 @@ def need_tensorflow(what: str) -> None:
     Raises:
         InputError: it is not installed, or does not import.
     """
-    try:
-        import tensorflow  # noqa: F401
-    except Exception as error:  # a library that lacks its own libraries raises anything
-        raise InputError(
-            f"{what} needs TensorFlow, which cannot be imported: {error}",
-            hint="pip install 'attar[tensorflow]'",
-        ) from error
+    import_framework("tensorflow", "TensorFlow", what)

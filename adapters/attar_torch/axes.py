@@ -67,6 +67,17 @@ def _automatic(tensors: Sequence[torch.Tensor]) -> Axes:
     return axes
 
 
+def without(axes: Axes, names: Collection[str]) -> Axes:
+    """`axes` without those called `names`."""
+    left = {i: {a: n for a, n in named.items() if n not in names} for i, named in axes.items()}
+    return {i: named for i, named in left.items() if named}
+
+
+def is_dynamic(size: Any) -> bool:
+    """Whether a size in an exported program is open. Where the module fixed one, its symbol is a number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+
+
 def resized(tensor: torch.Tensor, axes: Collection[int], size: int) -> torch.Tensor:
     """`tensor` cut or repeated to `size` along `axes`."""
     for axis in axes:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from attar.errors import AttarError, ConversionError
-from attar_torch.axes import Axes, enlarged, resized
+from attar.runtime import OnnxRuntime
+from attar_torch.agreement import unfaithful
+from attar_torch.axes import Axes, enlarged, is_dynamic, resized, without
 from attar_torch.job import OPSET, Job, essence
 from attar_torch.keep_norms import optimize_around_norms
-from attar_torch.lengths import may_unroll, unrolled
+from attar_torch.lengths import may_unroll
 from attar_torch.quiet import quiet
 from attar_torch.strides import forget_memory_formats
 from attar_torch.tracing import traced
@@ -51,14 +53,11 @@ def convert(job: Job) -> tuple[Any, list[str]]:
 def _exported(job: Job) -> tuple[Any, Axes, list[str]]:
     """By torch.export: the model in normal form, its dynamic axes, and notes."""
     program, kept = _capture(job)
-    steps = bool(kept) and may_unroll(program)
+    doubtful = _doubtful(program, kept)  # before the exporter takes the program apart
     model = to_ir(program, job.input_names, job.output_names)
     notes = job.finish(model, kept)
-    bad = unrolled(job, model, kept) if steps else set()
-    if not bad:
-        return model, kept, notes
-    left = {i: good for i, d in kept.items() if (good := {a: n for a, n in d.items() if n not in bad})}
-    return _exported(replace(job, axes=left))
+    bad = unfaithful(job, OnnxRuntime().open(model), kept) if doubtful else set()
+    return _exported(replace(job, axes=without(kept, bad))) if bad else (model, kept, notes)
 
 
 def to_ir(
@@ -85,7 +84,7 @@ def to_ir(
     assert result is not None
     optimize_around_norms(result.model)
     # An input that is an output as well was named as the output, until an Identity came between the two.
-    for value, name in zip(result.model.graph.inputs, input_names, strict=False):
+    for value, name in zip(result.model.graph.inputs, input_names, strict=True):
         value.name = name
     return result.model
 
@@ -109,10 +108,8 @@ def _workable(job: Job) -> Axes:
         return True
 
     sizes = {n: job.tensors[i].shape[a] for i, named in job.axes.items() for a, n in named.items()}
-    good = {name for name, n in sizes.items() if any(runs(name, s) for s in (n - 1, 2 * n, n // 2) if s > 0)}
-    return {
-        i: kept for i, named in job.axes.items() if (kept := {a: n for a, n in named.items() if n in good})
-    }
+    bad = {n for n, d in sizes.items() if not any(runs(n, s) for s in (d - 1, 2 * d, d // 2) if s > 0)}
+    return without(job.axes, bad)
 
 
 def _capture(job: Job) -> tuple[Any, Axes]:
@@ -146,14 +143,30 @@ def _export(job: Job, axes: Axes, kind: Any) -> Any:
 
 
 def _still_dynamic(program: Any, axes: Axes) -> Axes:
-    users = set(program.graph_signature.user_inputs)
-    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
+    shapes = _shapes(program)
     left: Axes = {}
     for index, named in axes.items():
         for axis, name in named.items():
-            if isinstance(values[index].shape[axis], torch.SymInt):
+            if isinstance(shapes[index][axis], torch.SymInt):
                 left.setdefault(index, {})[axis] = name
     return left
+
+
+def _doubtful(program: Any, axes: Axes) -> bool:
+    """Whether the module may have been written out for the sizes of the example.
+
+    torch.export gives an axis that it fixed itself a symbol still. Layers such as an LSTM may follow it all
+    the same; loops over it cannot.
+    """
+    shapes = _shapes(program)
+    open_ = all(is_dynamic(shapes[index][axis]) for index, named in axes.items() for axis in named)
+    return bool(axes) and (not open_ or may_unroll(program))
+
+
+def _shapes(program: Any) -> list[Any]:
+    users = set(program.graph_signature.user_inputs)
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in users]
+    return [n.meta["val"].shape for n in nodes]
 
 
 def _fixed(job: Job, asked: Axes, kept: Axes) -> list[str]:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from attar.adapters import Loaded
 from attar.errors import AttarError, ConversionError
+from attar_torch.axes import is_dynamic
 from attar_torch.convert import to_ir
 from attar_torch.finish import finish
 from attar_torch.job import OPSET, essence
@@ -62,14 +63,11 @@ def _output_names(program: Any, taken: Sequence[str]) -> list[str]:
 
 
 def _shapes(metas: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[int | str]]:
-    first = [
-        str(metas[n].shape[0]) for n in names if metas[n].ndim and isinstance(metas[n].shape[0], torch.SymInt)
-    ]
+    first = [str(metas[n].shape[0]) for n in names if metas[n].ndim and is_dynamic(metas[n].shape[0])]
     batch = first[0] if first else None
     return {
         name: [
-            ("batch" if str(d) == batch else str(d)) if isinstance(d, torch.SymInt) else int(d)
-            for d in metas[name].shape
+            ("batch" if str(d) == batch else str(d)) if is_dynamic(d) else int(d) for d in metas[name].shape
         ]
         for name in names
     }

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import logging
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 
@@ -29,34 +26,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def no_stdout() -> Iterator[None]:
-    """Nothing reaches standard output in the block, from C++ neither: torch prints there the graphs that its
-    tracing exporter refuses."""
-
-    def flush() -> None:
-        sys.stdout.flush()
-        with contextlib.suppress(OSError, AttributeError, TypeError):  # no C library to ask
-            ctypes.CDLL(None).fflush(None)
-
-    try:
-        flush()
-        kept = os.dup(1)
-    except (OSError, AttributeError, ValueError):  # no standard output to speak of
-        yield
-        return
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        yield
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(sink)
 
 
 @contextlib.contextmanager

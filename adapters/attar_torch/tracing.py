@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from attar.errors import AttarError, ConversionError
-from attar_torch.axes import Axes, enlarged
+from attar.errors import ConversionError
+from attar.frameworks import muted
+from attar_torch.agreement import agrees, unfaithful
+from attar_torch.axes import Axes, enlarged, without
 from attar_torch.job import Job
-from attar_torch.quiet import no_stdout, quiet
-from attar_torch.structure import to_numpy
+from attar_torch.quiet import quiet
 
 _TRACED_OPSET = 17  # the newest that the tracing exporter writes without gaps
-_MODES = torch.onnx.TrainingMode
 
 
 def traced(job: Job) -> tuple[Any, Axes]:
-    """The model and its dynamic axes. Tracing bakes sizes in silently, so axes must work at another size.
+    """The model and its dynamic axes. Tracing bakes sizes in silently, so axes must work at other sizes.
 
     Raises:
         ConversionError: the module branches on data.
     """
-    if job.axes:
+    axes = job.axes
+    while axes:
         try:
-            model = _trace(job, job.axes)
-            if _holds(job, model, job.axes, _repeated(job)):
-                _refuse_branches(job, model, job.axes)
-                return model, job.axes
-        except AttarError:
-            raise
+            model = _trace(job, axes)
+            session = _session(job, model, axes)
+            bad = unfaithful(job, session, axes)
         except Exception:  # fixed shapes may still work
-            pass
+            break
+        if not bad:
+            _refuse_branches(job, session)
+            return model, axes
+        axes = without(axes, bad)
     model = _trace(job, {})
-    _refuse_branches(job, model, {})
+    _refuse_branches(job, _session(job, model, {}))
     return model, {}
 
 
@@ -47,14 +47,14 @@ def _trace(job: Job, axes: Axes) -> Any:
     inner = job.flat.module
     # TorchScript needs no tracing, and refuses to be traced from outside.
     source = inner if isinstance(inner, torch.jit.ScriptModule) else job.flat
-    with quiet(), no_stdout():
+    with quiet(), muted(1):  # from C++, torch prints the graphs that it refuses
         torch.onnx.export(
             source,
             enlarged(job.tensors, axes),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             # It folds BatchNorm unless told to leave the modes as they are, which are those of inference.
-            training=_MODES.PRESERVE,
+            training=torch.onnx.TrainingMode.PRESERVE,
             opset_version=_TRACED_OPSET,
             input_names=list(job.input_names),
             output_names=list(job.output_names),
@@ -63,9 +63,19 @@ def _trace(job: Job, axes: Axes) -> Any:
     return from_proto(parse(buffer.getvalue(), "the traced module"), None, "the traced module")
 
 
-def _refuse_branches(job: Job, model: Any, axes: Axes) -> None:
+def _session(job: Job, model: Any, axes: Axes) -> Any:
+    """What runs `model`, which is left as the exporter made it."""
+    from attar.graph import clone
+    from attar.runtime import OnnxRuntime
+
+    finished = clone(model)
+    job.finish(finished, axes)
+    return OnnxRuntime().open(finished)
+
+
+def _refuse_branches(job: Job, session: Any) -> None:
     """Tracing follows one way through the code. Inputs of another sign and order show if there are more."""
-    if job.tensors and not model.graph.inputs:
+    if job.tensors and not session.inputs:
         raise ConversionError(
             f"{job.what} computes its result in Python or by operators that torch cannot trace: "
             "traced, it depends on none of its inputs"
@@ -75,39 +85,12 @@ def _refuse_branches(job: Job, model: Any, axes: Axes) -> None:
         flipped = tensor.flip(tensor.ndim - 1) if tensor.ndim else tensor
         other.append(-flipped if tensor.is_floating_point() else flipped)
     try:
-        job.flat(*other)
+        same = agrees(job, session, other)
     except Exception:  # the module does not take such inputs, so they tell nothing
         return
-    if not _holds(job, model, axes, other):
+    if not same:
         raise ConversionError(
             f"{job.what} takes another way through its code for other data, "
             "which a traced graph cannot follow",
             hint="write the choice with torch.where or torch.cond",
         )
-
-
-def _repeated(job: Job) -> list[torch.Tensor]:
-    """The example with the dynamic axes three times as long."""
-    out = []
-    for index, tensor in enumerate(job.tensors):
-        repeats = [3 if a in job.axes.get(index, {}) else 1 for a in range(tensor.ndim)]
-        out.append(tensor.repeat(repeats) if repeats else tensor)
-    return out
-
-
-def _holds(job: Job, model: Any, axes: Axes, probe: Sequence[torch.Tensor]) -> bool:
-    """Whether `model` gives what the module gives on the inputs `probe`."""
-    from attar.graph import clone
-    from attar.runtime import OnnxRuntime
-
-    expected = [to_numpy(t) for t in job.flat(*probe)]
-    finished = clone(model)
-    job.finish(finished, axes)
-    present = {v.name for v in finished.graph.inputs}
-    feeds = {n: to_numpy(t) for n, t in zip(job.input_names, probe, strict=True) if n in present}
-    with quiet():
-        got = OnnxRuntime().open(finished).run(feeds)
-    return all(
-        a.shape == b.shape and np.allclose(a.astype(np.float64), b.astype(np.float64), rtol=1e-2, atol=1e-3)
-        for a, b in zip(expected, got, strict=True)
-    )

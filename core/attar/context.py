@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from attar.statistics import Statistics
     from attar.targets import Target
     from attar.training import TrainingData
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,12 @@ class Context:
         Raises:
             InputError: the caller gave none.
         """
-        if self.data is None:
-            raise InputError(
-                f"pass {self.step.name!r} needs calibration data",
-                hint="give compress(..., calibration=...): an iterable of input arrays, a DataLoader, "
-                "an .npz file or a folder of images",
-            )
-        return self.data
+        return self._given(
+            self.data,
+            "calibration data",
+            "give compress(..., calibration=...): an iterable of input arrays, a DataLoader, "
+            "an .npz file or a folder of images",
+        )
 
     @property
     def training(self) -> TrainingData:
@@ -103,13 +105,12 @@ class Context:
         Raises:
             InputError: the caller gave none.
         """
-        if self.training_data is None:
-            raise InputError(
-                f"pass {self.step.name!r} needs training data",
-                hint="give compress(..., training=...): arrays, (inputs, labels), a Dataset, a loader, "
-                "an .npz file or a folder of images",
-            )
-        return self.training_data
+        return self._given(
+            self.training_data,
+            "training data",
+            "give compress(..., training=...): arrays, (inputs, labels), a Dataset, a loader, "
+            "an .npz file or a folder of images",
+        )
 
     @property
     def evaluate(self) -> Evaluation:
@@ -118,12 +119,16 @@ class Context:
         Raises:
             InputError: the caller gave none.
         """
-        if self.evaluation is None:
-            raise InputError(
-                f"pass {self.step.name!r} needs an evaluation",
-                hint="give compress(..., evaluate=...): a function of a runnable model, or (data, metric)",
-            )
-        return self.evaluation
+        return self._given(
+            self.evaluation,
+            "an evaluation",
+            "give compress(..., evaluate=...): a function of a runnable model, or (data, metric)",
+        )
+
+    def _given(self, what: T | None, name: str, hint: str) -> T:
+        if what is None:
+            raise InputError(f"pass {self.step.name!r} needs {name}", hint=hint)
+        return what
 
     def statistics(self, model: ir.Model, wanted: Mapping[str, int | None]) -> dict[str, Statistics]:
         """Statistics of `model`'s values over the calibration data, gathered once for the same model and

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from attar import bundle, graph, invariants
 from attar.context import Context, Measured
 from attar.errors import AttarError, InputError
-from attar.feeds import Feeds, pieces
+from attar.feeds import Feeds, first_pieces
 from attar.judge import Attempt, Judge
 from attar.kernels import explained, names_of, noted_reasons, times_by_name
 from attar.lowering import lower
@@ -49,14 +49,15 @@ class Contract:
             self._session.run(feeds)
         except InputError as error:
             raise InputError(f"the model does not run on its own input: {error.message}") from error
+        aims = {step.aim for step in self._recipe}  # of the steps: options may change it
         self._judge = Judge(
             original,
             graph.saved_size(original),
             ctx.evaluation,
             self._measure_metric(self._session),
             max_drop,
-            for_size=ctx.target.elsewhere or _for_size(self._recipe),
-            for_accuracy={type(step).aim for step in self._recipe} == {"accuracy"},
+            for_size=ctx.target.elsewhere or ("size" in aims and "speed" not in aims),
+            for_accuracy=aims == {"accuracy"},
             trains=any("training" in type(step).needs for step in self._recipe),
             bundle_bytes=functools.cache(lambda: bundle.packed_size(original)),
         )
@@ -120,8 +121,7 @@ class Contract:
         data = self._ctx.data
         if data is None:
             return differences(self._session, session, [self._feeds])
-        part = (piece for batch in data.take(samples) for piece in pieces(batch.inputs, data.specs))
-        return differences(self._session, session, part, progress=self._ctx.progress)
+        return differences(self._session, session, first_pieces(data, samples), progress=self._ctx.progress)
 
     # -- repairs -----------------------------------------------------------------------------------------
 
@@ -313,9 +313,3 @@ def _low_entropy(model: ir.Model) -> bool:
     """Whether a pass noted zeros or shared values on a weight: what only a bundle makes small."""
     values = [v for g in model.graphs() for v in g.initializers.values()]
     return any(set(invariants.held(v).kinds) & {"zeros", "values"} for v in values)
-
-
-def _for_size(recipe: Sequence[Pass]) -> bool:
-    """Whether the recipe aims at size and not at speed."""
-    aims = {step.aim for step in recipe}  # of the step: options may change it
-    return "size" in aims and "speed" not in aims

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attar.errors import InputError
 from attar.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from attar.calibration import Data
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Feeds = Mapping[str, Array]
@@ -27,6 +30,11 @@ def pieces(feeds: Feeds, specs: Sequence[TensorSpec], elements: int = _PIECE) ->
     size = min(32, max(1, elements * count // max(1, total)))
     for start in range(0, count, size):
         yield {name: array[start : start + size] for name, array in feeds.items()}
+
+
+def first_pieces(data: Data, samples: int) -> Iterator[dict[str, Array]]:
+    """The first `samples` samples of `data`, in `pieces`."""
+    return (piece for batch in data.take(samples) for piece in pieces(batch.inputs, data.specs))
 
 
 def batch_of(feeds: Feeds, specs: Sequence[TensorSpec]) -> int | None:

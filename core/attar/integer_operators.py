@@ -91,7 +91,11 @@ class _Place:
             return False, None
         scale = graph.const_array(made.inputs[1])
         zero = graph.const_array(made.inputs[2]) if len(made.inputs) > 2 else None
-        if scale is None or (zero is not None and zero.any()) or not np.allclose(np.broadcast_to(product, codes.shape), scale, _BIAS_SCALE, 0.0):
+        if (
+            scale is None
+            or (zero is not None and zero.any())
+            or not np.allclose(np.broadcast_to(product, codes.shape), scale, _BIAS_SCALE, 0.0)
+        ):
             return False, None
         return True, made.inputs[0]
 

@@ -70,11 +70,17 @@ def held(value: ir.Value) -> Held:
     """What is noted on a weight; nothing where the note is missing or cannot be read."""
     try:
         found = json.loads(value.metadata_props.get(_KEY, "{}"))
-        pattern = found.get("pattern")
-        parts = None if pattern is None else (int(pattern[0]), int(pattern[1]), int(pattern[2]))
-        return Held(bool(found.get("zeros")), parts, bool(found.get("values")), int(found.get("axis", 0)))
-    except (ValueError, TypeError, AttributeError, LookupError):
-        return Held()  # written by someone else
+    except (ValueError, RecursionError):  # no JSON, or nested without end
+        return Held()
+    found = found if isinstance(found, dict) else {}
+    pattern, axis = found.get("pattern"), found.get("axis", 0)
+    numbers = [axis] if pattern is None else [axis, *(pattern if isinstance(pattern, list) else [None])]
+    if any(type(n) is not int or n < 0 for n in numbers):
+        return Held()
+    if pattern is not None and (len(pattern) != 3 or not 0 < pattern[0] <= pattern[1]):
+        return Held()
+    parts = None if pattern is None else (pattern[0], pattern[1], pattern[2])
+    return Held(found.get("zeros") is True, parts, found.get("values") is True, axis)
 
 
 def recheck(before: ir.Model, after: ir.Model, breaks: Collection[str] = ()) -> list[str]:

@@ -149,6 +149,11 @@ def differences(
     return [s.result() for s in sums]
 
 
+def worst_sqnr(before: Session, after: Session, batches: Iterable[Feeds]) -> float:
+    """SQNR of the output that differs most, in decibels; inf where nothing differs."""
+    return min((d.sqnr_db for d in differences(before, after, batches)), default=math.inf)
+
+
 def snapshot(model: ir.Model, kernels: Sequence[Kernel] = (), metric: float | None = None) -> Snapshot:
     """Size and structure of a model. Bytes are those of the file that `save` would write."""
     parameters = sum(

@@ -235,8 +235,10 @@ def _samples(source: Any, specs: Sequence[TensorSpec]) -> bool:
 
 
 def _joined(batches: Sequence[Batch], what: str) -> Batch:
-    """Raises:
-    InputError: the samples differ in shape, or only some have labels.
+    """All samples as one batch.
+
+    Raises:
+        InputError: the samples differ in shape, or only some have labels.
     """
     labels = [b.labels for b in batches if b.labels is not None]
     if labels and len(labels) < len(batches):

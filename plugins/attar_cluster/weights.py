@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from attar.errors import RecipeError, Refused, did_you_mean
 from attar.gram import Gram, LayerInput, from_rows, layer_input, rows_of
 from attar.ops import rule_of
 from attar.passes import Choice, Doc, Pass, Range
+from attar.patterns import check_patterns, matches
 from attar_cluster.kmeans import kmeans, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,12 +100,7 @@ class Weights(Pass, name="cluster.weights"):
                 if value is not None and graph.const_array(value) is not None:
                     found.setdefault(value, []).append(node)
         names += [v.name or "" for g in model.graphs() for v in g.initializers.values()]
-        for pattern in self.keep:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep' = {pattern!r} matches no weight or node",
-                    hint=did_you_mean(pattern, names),
-                )
+        check_patterns(self.keep, names, option=f"{self.name}: option 'keep'", of="weight or node")
         out = {}
         for value, nodes in found.items():
             why = self._why_not(value, nodes)
@@ -120,7 +115,7 @@ class Weights(Pass, name="cluster.weights"):
         assert array is not None
         called = [value.name or "", *(n.name or "" for n in nodes)]
         called += [o.name or "" for n in nodes for o in n.outputs]
-        if any(fnmatch.fnmatchcase(name, pattern) for name in called for pattern in self.keep):
+        if matches(called, self.keep):
             return "kept by option keep"
         if value.dtype not in _FLOATS:
             return f"its numbers are {value.dtype}, not float"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,10 @@ import onnx_ir as ir
 
 from attar import graph, solve
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import RecipeError, Refused
 from attar.gram import Gram
 from attar.passes import Choice, Doc, Pass, Range
+from attar.patterns import check_patterns, matches
 from attar_factor.budget import Offer, distribute
 from attar_factor.candidates import Candidate, Grid, candidates, methods_for
 from attar_factor.layers import Array, Layer, find_layers
@@ -167,7 +167,7 @@ class LowRank(Pass, name="factor.lowrank"):
 
     def _layers(self, model: ir.Model, ctx: Context) -> list[Layer]:
         layers, refused = find_layers(model, ctx.shapes(model))
-        check_patterns(
+        check_keep(
             self.name, self.keep, [n for layer in layers for n in layer.nodes] + [n for n, _ in refused]
         )
         for node, reason in refused:
@@ -249,19 +249,15 @@ class LowRank(Pass, name="factor.lowrank"):
         return min(real, key=lambda o: (o.error, o.cost), default=case.offers[0])
 
 
-def check_patterns(name: str, patterns: Sequence[str], nodes: Sequence[ir.Node]) -> None:
-    """Raise RecipeError for a pattern that matches nothing."""
+def check_keep(name: str, keep: Sequence[str], nodes: Sequence[ir.Node]) -> None:
+    """Raise RecipeError for a pattern that matches no layer."""
     names = [n.name or "" for n in nodes] + [v.name or "" for n in nodes for v in n.outputs]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise RecipeError(
-                f"{name}: option 'keep' = {pattern!r} matches no layer", hint=did_you_mean(pattern, names)
-            )
+    check_patterns(keep, names, option=f"{name}: option 'keep'", of="layer")
 
 
 def is_kept(node: ir.Node, patterns: Sequence[str]) -> bool:
     names = (node.name or "", *(v.name or "" for v in node.outputs))
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    return matches(names, patterns)
 
 
 def _inputs(

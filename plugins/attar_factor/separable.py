@@ -15,7 +15,7 @@ from attar.passes import Doc, Pass, Range
 from attar_factor import decompose
 from attar_factor.candidates import Factors
 from attar_factor.layers import Array, Layer, find_layers
-from attar_factor.lowrank import check_patterns, is_kept
+from attar_factor.lowrank import check_keep, is_kept
 from attar_factor.parts import parts, whole
 from attar_factor.refit import STAGES, refit
 from attar_factor.write import Writer, Written
@@ -46,7 +46,7 @@ class Separable(Pass, name="factor.separable"):
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
         layers, refused = find_layers(model, ctx.shapes(model))
-        check_patterns(self.name, self.keep, [n for la in layers for n in la.nodes] + [n for n, _ in refused])
+        check_keep(self.name, self.keep, [n for la in layers for n in la.nodes] + [n for n, _ in refused])
         for node, reason in refused:
             if node.op_type == "Conv":
                 ctx.skip(node, reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +11,7 @@ from attar import graph
 from attar.context import Context
 from attar.errors import InputError, RecipeError, Refused, did_you_mean
 from attar.passes import Choice, Doc, Pass, Range
+from attar.patterns import matches
 from attar_prune.channels_plan import Costs, Floats, Move, mask, moves, until
 from attar_prune.groups import Bools, Group, Grouping
 from attar_prune.importance import BUILTIN
@@ -260,7 +260,7 @@ def _matches(group: Group, pattern: str) -> bool:
     names = {use.node.name or "" for use in group.makers()} | {
         use.part.value.name or "" for use in group.uses
     }
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+    return matches(names, (pattern,))
 
 
 def _limit(text: str) -> tuple[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
@@ -10,9 +9,10 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import Refused
 from attar.gram import layer_input
 from attar.passes import Choice, Doc, Pass, Range
+from attar.patterns import check_patterns, matches
 from attar_prune.blocks import Block, find_blocks, forget, leave_out
 from attar_prune.effect import Outputs
 from attar_prune.refit import drop_zero_biases, give_biases, in_order
@@ -93,17 +93,12 @@ class Layers(Pass, name="prune.layers"):
     def _blocks(self, model: ir.Model, ctx: Context) -> list[Block]:
         blocks = find_blocks(model, ctx.registry.ops)
         names = {b: (*b.nodes, b.out) for b in blocks}
-        for pattern in self.keep:
-            if not any(fnmatch.filter(found, pattern) for found in names.values()):
-                known = [n for found in names.values() for n in found]
-                raise RecipeError(
-                    f"{self.name}: option 'keep' = {pattern!r} matches nothing in a block",
-                    hint=did_you_mean(pattern, known),
-                )
+        known = [n for found in names.values() for n in found]
+        check_patterns(self.keep, known, option=f"{self.name}: option 'keep'", of="node in a block")
         nodes = {n.name: n for n in model.graph}
         out = []
         for block in blocks:
-            held = [p for p in self.keep if fnmatch.filter(names[block], p)]
+            held = [p for p in self.keep if matches(names[block], (p,))]
             if held:
                 ctx.skip(nodes[block.layers[0]], f"its block stays: {held[0]!r} is to be kept")
             else:

@@ -8,7 +8,11 @@ before it, t -> x. With S the inputs that stay, the weights that bring y back, o
     W' = (W C_tx + d W_S) (C_xx + d I)^-1        b' = b + W E[t] - W' E[x_S]
 
 with C the covariances (the second moments, and no b', where there is no bias to take the mean). No label is
-needed. d is chosen on one half of the data by what it does on the other.
+needed.
+
+Few samples tell little, and a fit to them can do harm. So d is chosen for each layer by what a fit to one
+half of the samples does on the other, "as it was" being among what is tried; and some samples take no part at
+all: on them the outputs with the refit are held against those without, and only what they gain by is kept.
 """
 
 from __future__ import annotations
@@ -24,19 +28,19 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context
 from attar.gram import Gram, LayerInput, from_rows, layer_input, rows_of
+from attar_prune.effect import Outputs
 from attar_prune.groups import Bools, Grouping
+from attar_prune.held_out import split
 from attar_prune.staged import Front
 
 Floats = npt.NDArray[np.float64]
-_DAMPING = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_FEW = (1e-3, 1e-2, 1e-1)
-# Where there are fewer vectors than unknowns: up to so much that hardly anything moves.
-_STRONG = (1e-2, 1e-1, 1.0, 10.0, 100.0)
+# From where hardly anything moves; behind the first that does worse on data not seen none is tried.
+_DAMPING = (100.0, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _DEFAULT = 1e-2
+# Shares of the way from the weights as they were to the refitted ones.
+_WAYS = (1.0, 0.5, 0.25)
 # A fit needs more positions than a rounding: so many times as many.
 DENSITY = 2
-# Above this many inputs a layer chooses among few: each costs a large solution.
-_CHOICE = 200
 
 
 def refit(grouping: Grouping, original: ir.Model, gone: Bools, ctx: Context) -> int:
@@ -70,14 +74,20 @@ def in_order(
         keeps: node -> which input and output channels stay; None: all.
 
     Returns:
-        Number of layers refitted.
+        Number of layers refitted; 0 where the outputs would not gain by it.
     """
+    parts = split(ctx)
+    seen, unseen = parts or (ctx, ctx)
+    own = [v for n in layers for v in (n.inputs[1], _bias(n)) if v is not None]
+    was = [_numbers(v) for v in own]
     stages: dict[str, dict[ir.Node, LayerInput]] = {}
     for node in layers:
         item = layer_input(node)
         if item is not None:
             stages.setdefault(item.value, {})[node] = item
-    front = Front(model, original, ctx, density=DENSITY)
+    outputs = Outputs(original, unseen)
+    plain = outputs.error(model)
+    front = Front(model, original, seen, density=DENSITY)
     done = 0
     with ctx.progress.task("refitting layers", len(layers)) as task:
         for stage in stages.values():
@@ -85,7 +95,55 @@ def in_order(
                 for node in [n for n, one in stage.items() if one == item]:
                     done += _solve(node, original, pairs.gram, *keeps(node))
                     task.advance()
+    if not done:
+        return 0
+    way, error = _best_way(model, own, was, outputs, plain)
+    where = "samples held out" if parts else "the one sample there is"
+    if not way:
+        ctx.note(f"the refit was left out: the outputs' error on {where} is {error:.3g} of their variance "
+                 f"with it, {plain:.3g} without")  # fmt: skip
+        return 0
+    share = "" if way == 1 else f"{way:.0%} of "
+    ctx.note(f"{share}the refit is kept: the outputs' error on {where} is {error:.3g} of their variance, "
+             f"without it {plain:.3g}")  # fmt: skip
     return done
+
+
+def _best_way(
+    model: ir.Model, own: Sequence[ir.Value], was: Sequence[Floats], outputs: Outputs, plain: float
+) -> tuple[float, float]:
+    """Go so far from the weights as they were to the refitted ones as the outputs gain most by.
+
+    Args:
+        own: what was refitted.
+        was: what it was before.
+        plain: the outputs' error with it.
+
+    Returns:
+        The share of the way that was gone, and the error there; 0 and the least error met, where none is
+        below `plain`.
+    """
+    now = [_numbers(v) for v in own]
+
+    def go(way: float) -> None:
+        for value, start, end in zip(own, was, now, strict=True):
+            kind = value.dtype
+            assert kind is not None
+            graph.replace_weight(value, (start + way * (end - start)).astype(kind.numpy()))
+
+    errors = {}
+    for way in _WAYS:
+        go(way)
+        errors[way] = outputs.error(model)
+    way = min(errors, key=lambda w: errors[w])
+    chosen = way if errors[way] < plain else 0.0
+    go(chosen)
+    return chosen, errors[way]
+
+
+def _numbers(value: ir.Value) -> Floats:
+    array: Any = graph.const_array(value)
+    return np.asarray(array, np.float64)
 
 
 def _layers(grouping: Grouping, gone: Bools) -> list[ir.Node]:
@@ -145,16 +203,30 @@ def _fitted(w: Floats, found: Gram, stay: Bools, *, centred: bool) -> tuple[Floa
         stay: columns, `[groups, K]`.
     """
     whole, halves = _Moments(found, stay, centred=centred), _halves(found)
-    damping = _DEFAULT
+    damping: float | None = _DEFAULT
     if halves is not None:
-        tried = _DAMPING if w.shape[-1] <= _CHOICE else _FEW
-        tried = _STRONG if found.count < 2 * w.shape[-1] else tried
         first, second = (_Moments(half, stay, centred=centred) for half in halves)
-        damping = min(tried, key=lambda d: second.loss(w, first.solved(w, d)))
+        damping = _chosen(w, first, second)
+    if damping is None:
+        return w * stay[:, None, :], np.zeros(w.shape[:2])
     rows = whole.solved(w, damping)
-    if not centred:
-        return rows, np.zeros(w.shape[:2])
-    return rows, np.einsum("gok,gk->go", w, whole.mean_t) - np.einsum("gok,gk->go", rows, whole.mean_x)
+    return rows, whole.shift(w, rows)
+
+
+def _chosen(w: Floats, first: _Moments, second: _Moments) -> float | None:
+    """The damping whose solution for `first` does best on `second`; None if nothing does better than the
+    weights as they were."""
+    asis = w * first.stay[:, None, :]
+    least, best, before = second.loss(w, asis, np.zeros(w.shape[:2])), None, math.inf
+    for damping in _DAMPING:
+        rows = first.solved(w, damping)
+        loss = second.loss(w, rows, first.shift(w, rows))
+        if loss < least:
+            least, best = loss, damping
+        if not loss < before:
+            break
+        before = loss
+    return best
 
 
 def _halves(found: Gram) -> tuple[Gram, Gram] | None:
@@ -202,7 +274,7 @@ class _Moments:
         count = max(1, found.count)
         assert found.cross is not None
         assert found.twin is not None
-        self.stay = stay
+        self.stay, self.centred = stay, centred
         self.mean_x, self.mean_t = found.total / count, found.twin / count
         self.xx, self.tx = found.matrix / count, found.cross / count
         if centred:
@@ -222,9 +294,18 @@ class _Moments:
         right = w @ self.tx + w * d[:, None, :]
         return np.asarray(np.swapaxes(np.linalg.solve(left, np.swapaxes(right, -1, -2)), -1, -2))
 
-    def loss(self, w: Floats, rows: Floats) -> float:
-        """E |W t - W' x|^2 without the part that no W' changes."""
-        return float(((rows @ self.xx - 2 * (w @ self.tx)) * rows).sum())
+    def shift(self, w: Floats, rows: Floats) -> Floats:
+        """What a bias adds so that the means stay, `[groups, outputs]`."""
+        if not self.centred:
+            return np.zeros(w.shape[:2])
+        return np.asarray(
+            np.einsum("gok,gk->go", w, self.mean_t) - np.einsum("gok,gk->go", rows, self.mean_x)
+        )
+
+    def loss(self, w: Floats, rows: Floats, shift: Floats) -> float:
+        """E |W t - W' x - s|^2 without the part that no W' and s change."""
+        around = float(((rows @ self.xx - 2 * (w @ self.tx)) * rows).sum())
+        return around + (float(((self.shift(w, rows) - shift) ** 2).sum()) if self.centred else 0.0)
 
 
 def _bias(node: ir.Node) -> ir.Value | None:

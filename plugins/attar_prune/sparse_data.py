@@ -16,6 +16,7 @@ import onnx_ir as ir
 from attar import graph, solve
 from attar.context import Context
 from attar.gram import Gram, LayerInput, layer_input, rows_of
+from attar.gram_sums import summed
 from attar_prune import masks, sparse
 from attar_prune.effect import Outputs
 from attar_prune.heard import bounds, fitted
@@ -55,20 +56,7 @@ class Effect:
 
 def each_gram(layers: Sequence[Layer], model: ir.Model, ctx: Context) -> Iterator[tuple[Layer, Gram]]:
     """Each layer with the Gram matrices of its readers' inputs, summed."""
-    waiting = {layer: set(layer.inputs or ()) for layer in layers}
-    sums: dict[Layer, Gram] = {}
-    for item, gram in ctx.grams(model, [i for items in waiting.values() for i in items]):
-        for layer in [one for one, items in waiting.items() if item in items]:
-            if layer in sums:
-                both = Gram(sums[layer].matrix, sums[layer].total, sums[layer].count)
-                both.merge(gram)
-                sums[layer] = both
-            else:
-                sums[layer] = gram
-            waiting[layer].discard(item)
-            if not waiting[layer]:
-                del waiting[layer]
-                yield layer, sums.pop(layer)
+    yield from summed(model, {layer: layer.inputs or () for layer in layers}, ctx)
 
 
 def hessian(layer: Layer, gram: Gram, damping: float) -> Array:

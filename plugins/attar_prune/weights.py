@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from attar import graph, invariants
 from attar.context import Context
 from attar.errors import InputError, RecipeError, Refused, did_you_mean
 from attar.passes import Choice, Doc, Pass, Range
+from attar.patterns import check_patterns, matches
 from attar_prune import masks, sparse
 from attar_prune.sparse_data import Effect, at_once, curve_of, each_gram, in_sequence
 from attar_prune.weights_layers import OPERATORS, Layer, find_layers
@@ -133,12 +133,7 @@ class Weights(Pass, name="prune.weights"):
     def _chosen(self, model: ir.Model, ctx: Context) -> list[Layer]:
         found = find_layers(model, self.operators or tuple(OPERATORS), ctx)
         names = [name for layer in found for name in layer.names]
-        for pattern in self.keep:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep' = {pattern!r} matches no weight or node",
-                    hint=did_you_mean(pattern, names),
-                )
+        check_patterns(self.keep, names, option=f"{self.name}: option 'keep'", of="weight or node")
         out = []
         for layer in found:
             why = self._why_not(layer)
@@ -149,7 +144,7 @@ class Weights(Pass, name="prune.weights"):
         return out
 
     def _why_not(self, layer: Layer) -> str:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in layer.names for pattern in self.keep):
+        if matches(layer.names, self.keep):
             return "kept dense by option keep"
         if layer.depth < self.depth:
             return f"its outputs sum over {layer.depth} numbers only: zeros cost much there and save little"

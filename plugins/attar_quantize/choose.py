@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -10,8 +9,8 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.feeds import pieces
-from attar.measure import differences
+from attar.feeds import first_pieces
+from attar.measure import worst_sqnr
 from attar_quantize.units import Plan, Unit
 
 T = TypeVar("T")
@@ -44,11 +43,7 @@ def nearest(
         copy = graph.clone(model)
         write(copy, name)
         session = ctx.runtime.open(before_squashing(copy), threads=ctx.threads)
-        batches = (
-            piece for b in ctx.calibration.take(_SAMPLES) for piece in pieces(b.inputs, ctx.calibration.specs)
-        )
-        found = [d.sqnr_db for d in differences(before, session, batches) if not math.isnan(d.sqnr_db)]
-        scores[name] = min(found, default=math.inf)
+        scores[name] = worst_sqnr(before, session, first_pieces(ctx.calibration, _SAMPLES))
     best = max(names, key=lambda n: (scores[n], -names.index(n)))
     if not scores[best] > scores[names[0]] + _CLEAR:
         best = names[0]

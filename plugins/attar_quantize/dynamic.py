@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import Refused
 from attar.passes import Doc, Pass
+from attar.patterns import check_patterns, matches
 from attar_quantize.scheme import Array, QType, weight_params
 
 _NO_KERNEL: Mapping[str, str] = {
@@ -153,18 +153,13 @@ class Dynamic(Pass, name="quantize.dynamic"):
         for name in layer.names:
             if name in ctx.keep_float:
                 return ctx.keep_float[name]
-        if any(fnmatch.fnmatchcase(name, pattern) for name in layer.names for pattern in self.keep_float):
+        if matches(layer.names, self.keep_float):
             return "kept in float by option keep_float"
         return ""
 
     def _check_names(self, model: ir.Model) -> None:
         names = [n.name or "" for n in model.graph] + [v.name or "" for n in model.graph for v in n.outputs]
-        for pattern in self.keep_float:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep_float' = {pattern!r} matches no node or value",
-                    hint=did_you_mean(pattern, names),
-                )
+        check_patterns(self.keep_float, names, option=f"{self.name}: option 'keep_float'", of="node or value")
 
 
 def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Layer | None, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -12,9 +11,10 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import Refused
 from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass, Range
+from attar.patterns import check_patterns, matches, names_in
 from attar_quantize.halves import Halver, Kernels, why_float
 from attar_quantize.scheme import Array, largest
 
@@ -191,20 +191,13 @@ class Half(Pass, name="quantize.float16"):
         for name in names:
             if name in ctx.keep_float:
                 return ctx.keep_float[name]
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.keep_float):
+        if matches(names, self.keep_float):
             return "kept in float by option keep_float"
         return ""
 
     def _check_names(self, model: ir.Model) -> None:
-        names = [v.name or "" for g in model.graphs() for v in g.initializers.values()]
-        names += [n.name or "" for n in graph.all_nodes(model)]
-        names += [v.name or "" for n in graph.all_nodes(model) for v in n.outputs]
-        for pattern in self.keep_float:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep_float' = {pattern!r} matches no weight, node or value",
-                    hint=did_you_mean(pattern, names),
-                )
+        option = f"{self.name}: option 'keep_float'"
+        check_patterns(self.keep_float, names_in(model), option=option, of="weight, node or value")
 
 
 def _touches_float(node: ir.Node) -> bool:

@@ -6,11 +6,13 @@ when the model is loaded: the file shrinks, and no time changes.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from dataclasses import replace
 
 import onnx_ir as ir
 
+from attar import graph
 from attar.context import Context
 from attar.errors import Refused
 from attar.report import Step
@@ -32,7 +34,9 @@ def store_rest(model: ir.Model, ctx: Context, operators: Iterable[str], keep_flo
     if not chosen:
         return
     apart = replace(ctx, step=Step("", {}))  # that there is nothing to store is nothing to report
-    left = tuple(f"{pattern}=float" for pattern in keep_float)
+    names = {str(v.name) for v in (*graph.all_nodes(model), *graph.all_values(model))}
+    # What a pattern matched may have gone with its layer, which is integer now.
+    left = tuple(f"{pattern}=float" for pattern in keep_float if fnmatch.filter(names, pattern))
     try:
         Weights(operators=chosen, overrides=left).apply(model, apart)
     except Refused:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from attar import graph, solve
 from attar.context import Context
 from attar.gram import Gram, from_rows, layer_input, rows_of
+from attar.gram_sums import summed
 from attar.invariants import held
 from attar_quantize.adaround import adaround
 from attar_quantize.bias import weight_scales_for_bias
@@ -221,20 +222,8 @@ def _grams(
     model: ir.Model, readers: Mapping[ir.Value, Sequence[Unit]], ctx: Context
 ) -> Iterator[tuple[ir.Value, Gram]]:
     """Each weight with the Gram matrices of its input, those of all its readers summed."""
-    waiting = {w: {i for u in users if (i := layer_input(u.main))} for w, users in readers.items()}
-    sums: dict[ir.Value, Gram] = {}
-    for item, gram in ctx.grams(model, [i for items in waiting.values() for i in items]):
-        for weight in [w for w, items in waiting.items() if item in items]:
-            if weight in sums:
-                both = Gram(sums[weight].matrix, sums[weight].total, sums[weight].count)
-                both.merge(gram)
-                sums[weight] = both
-            else:
-                sums[weight] = gram
-            waiting[weight].discard(item)
-            if not waiting[weight]:
-                del waiting[weight]
-                yield weight, sums.pop(weight)
+    inputs = {w: [i for u in users if (i := layer_input(u.main))] for w, users in readers.items()}
+    yield from summed(model, inputs, ctx)
 
 
 def _shares(params: QParams) -> tuple[float, ...]:

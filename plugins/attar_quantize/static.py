@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
 from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass, Range
+from attar.patterns import check_patterns, matches
 from attar.statistics import Statistics
 from attar_quantize import planner
 from attar_quantize.choose import Correspondence, nearest
@@ -170,7 +170,8 @@ class Static(Pass, name="quantize.static"):
             f"{len(plan.integer)} operators in all"
         )
         if self.rest == "int8" and not ctx.probing:
-            store_rest(model, ctx, self.operators, self.keep_float)
+            floats = (o.pattern for o in self._overrides() if o.keep_float)
+            store_rest(model, ctx, self.operators, (*self.keep_float, *floats))
 
     # -- the steps ---------------------------------------------------------------------------------------
 
@@ -279,7 +280,7 @@ class Static(Pass, name="quantize.static"):
         for name in unit.names:
             if name in ctx.keep_float:
                 return ctx.keep_float[name]
-        if any(fnmatch.fnmatchcase(name, pattern) for name in unit.names for pattern in self.keep_float):
+        if matches(unit.names, self.keep_float):
             return "kept in float by option keep_float"
         first = next((o for o in self._overrides() if o.matches(unit)), None)
         return "kept in float by option overrides" if first is not None and first.keep_float else ""
@@ -295,12 +296,7 @@ class Static(Pass, name="quantize.static"):
         check_names(self._overrides(), units, f"{self.name}: option 'overrides'")
         names = [n.name or "" for u in units for n in u.nodes]
         names += [v.name or "" for u in units for n in u.nodes for v in n.outputs]
-        for pattern in self.keep_float:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep_float' = {pattern!r} matches no node or value",
-                    hint=did_you_mean(pattern, names),
-                )
+        check_patterns(self.keep_float, names, option=f"{self.name}: option 'keep_float'", of="node or value")
 
 
 def _endless(plan: Plan, statistics: Mapping[str, Statistics]) -> dict[Unit, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import mmap
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from attar import graph
 from attar.context import Context
 from attar.errors import AttarError, RecipeError, Refused, did_you_mean
 from attar.passes import Doc, Pass, Range
+from attar.patterns import check_patterns, matches, names_in
 from attar_quantize.methods import METHODS, Layer
 from attar_quantize.places import OPERATORS, Place, bits_of, find_places
 from attar_quantize.scheme import QType
@@ -138,7 +138,7 @@ class Weights(Pass, name="quantize.weights"):
         qtype: QType | None = _qtype(self.type, self.block, self.symmetric, self.name)
         for text in self.overrides:
             pattern, other = self._override(text)
-            if any(fnmatch.fnmatchcase(name, pattern) for name in place.names):
+            if matches(place.names, (pattern,)):
                 qtype = other
                 break
         if qtype is None:
@@ -161,17 +161,9 @@ class Weights(Pass, name="quantize.weights"):
         return pattern, _qtype(name, int(block) if block else self.block, self.symmetric, where)
 
     def _check_names(self, model: ir.Model) -> None:
-        """A pattern that matches nothing is a mistake, not silence."""
-        names = [v.name or "" for g in model.graphs() for v in g.initializers.values()]
-        names += [n.name or "" for n in graph.all_nodes(model)]
-        names += [v.name or "" for n in graph.all_nodes(model) for v in n.outputs]
-        for text in self.overrides:
-            pattern, _ = self._override(text)
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'overrides' = {text!r} matches no weight or node",
-                    hint=did_you_mean(pattern, names),
-                )
+        patterns = [self._override(text)[0] for text in self.overrides]
+        option = f"{self.name}: option 'overrides': pattern"
+        check_patterns(patterns, names_in(model), option=option, of="weight or node")
 
 
 def _qtype(name: str, block: int, symmetric: bool | None, where: str) -> QType:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from attar.errors import RecipeError, did_you_mean
+from attar.errors import RecipeError
+from attar.patterns import check_patterns, matches
 from attar_quantize.ranges import Values
 from attar_quantize.scheme import FORMATS, QType
 from attar_quantize.units import Plan, Unit
@@ -32,7 +32,7 @@ class Override:
     keep_float: bool = False
 
     def matches(self, unit: Unit) -> bool:
-        return any(fnmatch.fnmatchcase(name, self.pattern) for name in unit.names)
+        return matches(unit.names, (self.pattern,))
 
 
 def parse_override(text: str, where: str) -> Override:
@@ -66,12 +66,7 @@ def check_names(overrides: Sequence[Override], units: Sequence[Unit], where: str
         RecipeError: one matches no node or value.
     """
     names = [name for unit in units for name in unit.names]
-    for override in overrides:
-        if not fnmatch.filter(names, override.pattern):
-            raise RecipeError(
-                f"{where}: pattern {override.pattern!r} matches no node or value",
-                hint=did_you_mean(override.pattern, names),
-            )
+    check_patterns([o.pattern for o in overrides], names, option=f"{where}: pattern", of="node or value")
 
 
 def base_type(kind: str, bits: int | None, *, symmetric: bool | None, power_of_two: bool) -> QType:

@@ -10,11 +10,12 @@ from typing import Any
 
 from attar import hookimpl
 from attar.passes import Pass
+from attar_train.callback import Callback
 from attar_train.distill import Distill
 from attar_train.finetune import FineTune
 from attar_train.gradual import Gradual
 from attar_train.head import head_of, new_head
-from attar_train.loop import Callback, History, fit
+from attar_train.loop import History, fit
 from attar_train.losses import Labels
 from attar_train.module import Trainable, trainable
 from attar_train.options import Options

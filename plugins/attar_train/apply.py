@@ -11,8 +11,9 @@ import onnx_ir as ir
 from attar import graph
 from attar.context import Context
 from attar.errors import ConversionError, Refused
+from attar_train.callback import Callback
 from attar_train.constrain import Constrained, constrain
-from attar_train.loop import Callback, History, fit
+from attar_train.loop import History, fit
 from attar_train.module import Trainable, need_torch, trainable
 from attar_train.options import Training
 

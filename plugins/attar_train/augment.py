@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attar.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -73,6 +75,9 @@ def mixed(
 
     Returns:
         The mixed inputs, the other order, and s.
+
+    Raises:
+        InputError: no input can be mixed so.
     """
     import torch
 
@@ -82,23 +87,33 @@ def mixed(
     alpha = cutmix if cut else mixup
     share = float(rng.beta(alpha, alpha))
     if not cut:
+        if not any(x.is_floating_point() for x in inputs.values()):
+            raise InputError("mixup mixes floats, and no input has any", hint="train without mixup")
         made = {
             n: share * x + (1 - share) * x[order] if x.is_floating_point() else x for n, x in inputs.items()
         }
         return made, order, share
-    made = dict(inputs)
+    made, side, shares = dict(inputs), (1 - share) ** 0.5, []
+    down = right = 0.0
     for name, x in inputs.items():
         if x.dim() != 4:
             continue
         tall, wide = (1, 2) if channels_last(tuple(x.shape)) else (2, 3)
         high, broad = x.shape[tall], x.shape[wide]
-        side = (1 - share) ** 0.5
-        y, at = int(rng.integers(high)), int(rng.integers(broad))
-        top, bottom = max(0, y - int(high * side) // 2), min(high, y + int(high * side) // 2)
-        left, right = max(0, at - int(broad * side) // 2), min(broad, at + int(broad * side) // 2)
+        if not shares:  # several images are several views of one sample: they are cut at the same place
+            down, right = int(rng.integers(high)) / high, int(rng.integers(broad)) / broad
+        rows, columns = _around(down, side, high), _around(right, side, broad)
         inside = torch.zeros(high, broad, dtype=torch.bool, device=x.device)
-        inside[top:bottom, left:right] = True
+        inside[rows, columns] = True
         where = inside[None, :, :, None] if tall == 1 else inside[None, None]
         made[name] = torch.where(where, x[order], x)
-        share = 1 - (bottom - top) * (right - left) / (high * broad)
-    return made, order, share
+        shares.append(1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (high * broad))
+    if not shares:
+        raise InputError("cutmix cuts images, and no input has four axes", hint="train without cutmix")
+    return made, order, float(np.mean(shares))
+
+
+def _around(place: float, side: float, size: int) -> slice:
+    """The pixels of a rectangle along an axis of `size`: its middle and its length are shares of that."""
+    middle, half = round(place * size), int(size * side) // 2
+    return slice(max(0, middle - half), min(size, middle + half))

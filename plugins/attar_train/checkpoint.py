@@ -3,17 +3,28 @@
 One file of tensors (safetensors) whose header holds the numbers (JSON). It is written beside and renamed, so
 there is a whole one at any moment. Its name says which training it belongs to: the pass, its options, the
 model, the data and the seed. No pickle is written or read.
+
+A process that is killed while it writes leaves what it has written beside. The next training of the same name
+removes it. A process that lives holds a lock on what it writes, which the system gives up when it dies: of a
+living one nothing is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attar.errors import InputError, Refused
+from attar.files import replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows, which keeps a file that is open from being removed
+    fcntl = None
 
 if TYPE_CHECKING:
     import torch
@@ -53,16 +64,13 @@ class Checkpoint:
             {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
             metadata={"format": _FORMAT, "numbers": json.dumps(numbers)},
         )
-        beside = self.path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
+        with contextlib.ExitStack() as until_renamed, replacing(self.path) as beside:
+            file = until_renamed.enter_context(_claimed(beside))
+            file.write(content)
+            if fcntl is None:  # there a file that is open cannot be renamed either
+                file.close()
+            else:
                 file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise InputError(f"cannot write the checkpoint {self.path}: {error.strerror}") from error
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The last state, None if there is none.
@@ -70,8 +78,7 @@ class Checkpoint:
         Raises:
             InputError: the file is no checkpoint.
         """
-        for left in self.path.parent.glob(f"{self.path.stem}.*.part"):
-            left.unlink(missing_ok=True)  # of a training that was killed while it wrote
+        self._clean()
         if not self.path.is_file():
             return None
         from safetensors import SafetensorError, safe_open
@@ -87,6 +94,31 @@ class Checkpoint:
             raise InputError(
                 f"{self.path} is no checkpoint of attar's: {error}", hint="move it away to begin anew"
             ) from error
+
+    def _clean(self) -> None:
+        """Remove what trainings that were killed while they wrote have left."""
+        for left in self.path.parent.glob("*.part"):
+            if self.path.name[:60] not in left.name:
+                continue
+            # Held by a process that lives, renamed or gone by now, or not ours to remove: it stays.
+            with contextlib.suppress(OSError), contextlib.ExitStack() as until_removed:
+                if fcntl is not None:
+                    file = until_removed.enter_context(left.open("r+b"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+
+
+def _claimed(path: Path) -> IO[bytes]:
+    """The file, open to be written and locked for as long as it is open."""
+    while True:
+        file = path.open("wb")
+        if fcntl is None:
+            return file
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever removed
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # taken for one that was left, before it was locked
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

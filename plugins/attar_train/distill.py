@@ -92,13 +92,15 @@ class Scores:
     ) -> None:
         self.end = end_of(student, name)
         self._temperature = options.temperature
-        self._found = [(t, end_of(t.module, _twin(t, index))) for t in found]
         value = next(v for v in student.model.graph.outputs if v.name == name)
         rank = None if value.shape is None else len(value.shape)
         wide = value.shape is None or value.shape[-1] != 1
         classes = bool(self.end.kind) and self.end.kind != "sigmoid"
         self._kl = options.loss == "kl" or (options.loss == "auto" and (classes or (rank == 2 and wide)))
         self._axis = 1 if rank == 4 and not classes else -1
+        if self._kl:
+            self.end = end_of(student, name, unbounded=True)
+        self._found = [(t, end_of(t.module, _twin(t, index), unbounded=self._kl)) for t in found]
 
     @property
     def wanted(self) -> list[tuple[Teacher, str]]:
@@ -156,6 +158,7 @@ class Distillation:
         ends = [p.end.value for p in parts]
         own = [] if labels is None else list(labels.taps)
         self.taps = tuple(dict.fromkeys((*ends, *students, *own)))
+        self.models = [t.module.model for t in found]
         self.modules = [p.projection for _, _, some in hidden for p in some if p.projection is not None]
 
     def __call__(self, outputs: dict[str, torch.Tensor], samples: Samples) -> torch.Tensor:

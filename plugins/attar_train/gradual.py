@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -11,11 +10,13 @@ import onnx_ir as ir
 
 from attar import graph, invariants
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import RecipeError, Refused
 from attar.ops import rule_of
 from attar.passes import Choice, Doc, Range
+from attar.patterns import check_patterns, matches
 from attar.registry import Registry
 from attar_train.apply import latent, train
+from attar_train.callback import Callback
 from attar_train.constrain import constrain
 from attar_train.distill import Distill
 from attar_train.held import Mask
@@ -91,16 +92,11 @@ class Gradual(Distill, name="train.gradual"):
     def _chosen(self, model: ir.Model, ctx: Context) -> list[str]:
         found = layers(model, ctx.registry)
         names = [n for _, _, known in found for n in known]
-        for pattern in self.keep:
-            if not fnmatch.filter(names, pattern):
-                raise RecipeError(
-                    f"{self.name}: option 'keep' = {pattern!r} matches no weight or node",
-                    hint=did_you_mean(pattern, names),
-                )
+        check_patterns(self.keep, names, option=f"{self.name}: option 'keep'", of="weight or node")
         out = []
         for value, depth, known in found:
             why = ""
-            if any(fnmatch.fnmatchcase(n, p) for n in known for p in self.keep):
+            if matches(known, self.keep):
                 why = "kept dense by option keep"
             elif depth < self.depth:
                 why = f"its outputs sum over {depth} numbers only: zeros cost much there and save little"
@@ -153,7 +149,7 @@ def share(done: float, first: float, last: float, begin: float, end: float) -> f
     return last + (first - last) * left**3
 
 
-class Pruner:
+class Pruner(Callback):
     """Chooses zeros while the network is trained."""
 
     def __init__(self, trainable: Trainable, masks: Mapping[str, Mask], options: Gradual) -> None:

@@ -72,7 +72,7 @@ class Holder:
         mark_learned(value)
         inputs = [value, stored]
         if name and self._scored:
-            zeros = np.zeros(mask.shape, np.float32)
+            zeros = np.zeros(mask.shape, (value.dtype or ir.DataType.FLOAT).numpy())
             inputs.append(graph.add_initializer(owner, f"{value.name}_scores", zeros, self._taken))
             mark_learned(inputs[2], False)
         if name:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from attar.context import Context
 from attar.errors import AttarError, InputError
 from attar.progress import describe
 from attar.training import TrainingData, TrainingEvent
 from attar_train.batches import Batches, Samples, number, steps_of
+from attar_train.callback import Callback
 from attar_train.distributed import Place
 from attar_train.module import Trainable
 from attar_train.optimize import Average, optimizer, put, swap
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 
 _TOLD = 10
 """Steps between two events for onlookers."""
-
-
-class Callback(Protocol):
-    """What else happens in a training: pruning by and by, regularization.
-
-    Both are told the number of the step and of all steps. What `before_step` returns, if anything, is added
-    to the loss of each batch of the step. `state` are tensors for checkpoints; `load` gets them back.
-    """
-
-    def before_step(self, step: int, steps: int) -> torch.Tensor | None: ...
-
-    def after_step(self, step: int, steps: int) -> None: ...
-
-    def state(self) -> dict[str, torch.Tensor]: ...
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None: ...
 
 
 @dataclass
@@ -92,7 +77,7 @@ def fit(
     Args:
         loss: (outputs by name, samples) -> a number to be made small. Its attribute `taps`, if it has one,
             names further values of the model that it wants among the outputs; `modules` are what it learns
-            itself.
+            itself, `models` other models that it goes by.
         snapshot: gives the model that is evaluated; `trainable.finish` unless given.
         callbacks: see `Callback`.
         name: of the training, for events and checkpoints.
@@ -155,7 +140,8 @@ class _Run:
             put(self.live, self.average.kept)
             self.average = None
         if self.evaluation is not None:
-            self._evaluate(steps)
+            if not history.metrics or history.metrics[-1][0] < history.steps:  # else patience ended it
+                self._evaluate(steps)
             if self.best is not None:
                 put(self.live, self.best)
         self.trainable.eval().to("cpu")

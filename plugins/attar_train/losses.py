@@ -19,6 +19,8 @@ _THROUGH = frozenset(
     | {"FakeQuantize"}
 )
 _ENDS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+_BOUNDS = frozenset({"Tanh", "Softsign"})
+"""Strictly increasing and bounded: they keep the order of scores and hide by how much they differ."""
 
 
 class Loss(Protocol):
@@ -27,6 +29,7 @@ class Loss(Protocol):
     Attributes:
         taps: values of the model that the loss wants beside the outputs.
         modules: what the loss itself learns, such as projections.
+        models: what else the result depends on, such as teachers: a checkpoint is named after them, too.
     """
 
     taps: tuple[str, ...]
@@ -50,8 +53,12 @@ class End:
     kind: str
 
 
-def end_of(trainable: Trainable, output: str | None = None) -> End:
+def end_of(trainable: Trainable, output: str | None = None, *, unbounded: bool = False) -> End:
     """The end of an output, the first one unless named.
+
+    Args:
+        unbounded: where a row of scores ends in a Tanh, go by what stands before it. The order of the scores
+            is the same, but behind it nearly all are 1 or -1, and its slope there lets no gradient through.
 
     Raises:
         InputError: there is no such output.
@@ -73,6 +80,10 @@ def end_of(trainable: Trainable, output: str | None = None) -> End:
             return End(
                 name, name, {"softmax": "probabilities", "log_softmax": "log_probabilities"}.get(kind, "")
             )
+        if unbounded and node.op_type in _BOUNDS:
+            before = node.inputs[0]
+            if before is not None and before.name in trainable.values and _same_form(before, value):
+                return End(name, str(before.name), "")
         if node.op_type not in _THROUGH:
             break
         value = node.inputs[0]
@@ -105,6 +116,8 @@ class Labels:
         self, trainable: Trainable, *, output: str | None = None, smoothing: float = 0.0, kind: str = "auto"
     ) -> None:
         self.end = end_of(trainable, output)
+        if kind in ("mse", "mae"):  # differences are those of the output, not of what stands before a Softmax
+            self.end = End(self.end.output, self.end.output, "")
         self.taps = (self.end.value,)
         self._smoothing, self._kind = smoothing, kind
 

@@ -13,6 +13,7 @@ from attar.context import Context
 from attar.errors import Refused
 from attar.passes import Choice, Doc, Range
 from attar_train.apply import latent, train
+from attar_train.callback import Callback
 from attar_train.constrain import constrain
 from attar_train.distill import Distill
 from attar_train.module import Trainable
@@ -81,7 +82,7 @@ class Qat(Distill, name="train.qat"):
         return [FrozenNorms(norms, self.norms)] if norms else []
 
 
-class FrozenNorms:
+class FrozenNorms(Callback):
     """BatchNormalization goes by the batch for a share of the steps, then by what it has gathered: towards
     the end the network is trained as it will run."""
 
@@ -93,15 +94,6 @@ class FrozenNorms:
             for norm in self._norms:
                 norm.eval()
         return None
-
-    def after_step(self, step: int, steps: int) -> None:
-        pass
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        pass
 
 
 def fewest_bits(model: ir.Model) -> int:

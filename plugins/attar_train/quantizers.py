@@ -218,7 +218,9 @@ class Rewriter:
         for key in ("axis", "block_size"):
             if key in like.attributes:
                 attributes[key] = like.attributes[key].as_int()
-        attributes["gradient"] = "lsq" if weight and self.method == "pact" else self.method
+        attributes["gradient"] = self.method
+        if self.method == "pact" and (weight or not _is_positive(like, codes[0])):
+            attributes["gradient"] = "lsq"
         if weight:
             attributes["weight"] = 1
         node = ir.node(FAKE_QUANTIZE, [x, *like.inputs[1:3]], attributes, domain=DOMAIN, name=f"{like.name}")
@@ -227,6 +229,12 @@ class Rewriter:
             if value is not None:
                 mark_learned(value, False)
         return node
+
+
+def _is_positive(node: ir.Node, lowest: int) -> bool:
+    """Whether the lowest code of a quantizer stands for zero: then it clips at its upper end alone."""
+    zero = graph.const_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    return lowest == 0 if zero is None else bool((zero.astype(np.int64) == lowest).all())
 
 
 def _used(node: ir.Node, codes: Array, kind: ir.DataType) -> tuple[int, int]:

@@ -105,7 +105,10 @@ def _key(run: _Run, data: TrainingData) -> str:
     seed_libraries(number(run.ctx.seed, "stream", 0, 0))  # for a loader that draws at random
     first = data.first()
     sample = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(first.inputs.items()):
+    parts = dict(first.inputs)
+    if first.labels is not None and first.labels.dtype.kind in "biuf":  # what losses go by
+        parts["labels of the samples"] = first.labels
+    for name, array in sorted(parts.items()):
         sample.update(f"{name}{array.dtype}{array.shape}".encode())
         sample.update(array.tobytes())
     step = run.ctx.step
@@ -113,6 +116,8 @@ def _key(run: _Run, data: TrainingData) -> str:
         "options": options,
         "pass": [step.name, {k: v for k, v in step.options.items() if k not in _NOT_OF_THE_RESULT}],
         "model": graph.fingerprint(run.trainable.model),
+        "learned from": [graph.fingerprint(m) for m in getattr(run.loss, "models", ())],
+        "evaluation": None if run.evaluation is None else run.evaluation.name,
         "frozen": sorted(n for n, p in run.trainable.weights.items() if not p.requires_grad),
         "data": [data.count, sample.hexdigest()],
         "seed": run.ctx.seed,

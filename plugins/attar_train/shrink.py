@@ -12,7 +12,7 @@ from attar import graph
 from attar.context import Context
 from attar.errors import AttarError, Refused
 from attar.feeds import pieces
-from attar.measure import differences
+from attar.measure import worst_sqnr
 from attar.specs import TensorSpec
 
 _SAMPLES = 64
@@ -81,7 +81,7 @@ def drop_layers(model: ir.Model, share: float, ctx: Context) -> list[str]:
                 try:
                     session = ctx.runtime.open(trial, threads=ctx.threads)
                     parts = (p for inputs in batches for p in pieces(inputs, specs))
-                    scores[name] = min(d.sqnr_db for d in differences(original, session, parts))
+                    scores[name] = worst_sqnr(original, session, parts)
                 except AttarError:
                     continue
             if not scores:

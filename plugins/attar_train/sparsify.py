@@ -11,11 +11,16 @@ from attar.context import Context
 from attar.errors import Refused
 from attar.passes import Choice, Doc, Range
 from attar_train.apply import train
+from attar_train.callback import Callback
 from attar_train.distill import Distill
 from attar_train.module import Trainable
+from attar_train.operators import DOMAIN, FAKE_QUANTIZE, MASKED
 
 if TYPE_CHECKING:
     import torch
+
+
+_READERS = (MASKED, FAKE_QUANTIZE)
 
 
 class Sparsify(Distill, name="train.sparsify"):
@@ -52,7 +57,7 @@ class Sparsify(Distill, name="train.sparsify"):
             ctx.note(str(made[0]))
 
 
-class Penalty:
+class Penalty(Callback):
     """Adds to the loss what shall become small.
 
     bn:    strength sum |gamma|
@@ -81,15 +86,6 @@ class Penalty:
         """The penalty."""
         return self._strength * self._sum()
 
-    def after_step(self, step: int, steps: int) -> None:
-        pass
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        pass
-
     def __str__(self) -> str:
         what = "scales of BatchNormalization" if self.kind == "bn" else "norms of channels"
         return f"{what}: mean {self._first:.4g} -> {self._mean():.4g}"
@@ -113,6 +109,13 @@ class Penalty:
 
 
 def _layers(model: ir.Model) -> set[str]:
-    """Weights of layers whose output channels come first in torch."""
-    found = {n.inputs[1] for n in model.graph if n.op_type in ("Conv", "Gemm", "MatMul")}
-    return {str(v.name) for v in found if v is not None and v.is_initializer()}
+    """Weights of layers whose output channels come first in torch, also where they are read through a mask or
+    a quantizer."""
+    found = set()
+    for node in model.graph:
+        value = node.inputs[1] if node.op_type in ("Conv", "Gemm", "MatMul") else None
+        while value is not None and (maker := value.producer()) is not None:
+            value = maker.inputs[0] if maker.domain == DOMAIN and maker.op_type in _READERS else None
+        if value is not None and value.is_initializer():
+            found.add(str(value.name))
+    return found

@@ -61,7 +61,7 @@ def build(case: Case, folder: Path) -> tuple[Path, dict[str, Array]]:
     return folder / "net-symbol.json", feeds
 
 
-def compare(loaded: Loaded, feeds: dict[str, Array], rtol: float = 1e-4) -> None:
+def compare(loaded: Loaded, feeds: dict[str, Array], rtol: float = 4e-6) -> None:
     assert loaded.reference is not None
     wanted = loaded.reference(feeds)
     session = OnnxRuntime().open(loaded.model)

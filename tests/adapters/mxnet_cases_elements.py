@@ -5,6 +5,18 @@ from __future__ import annotations
 import numpy as np
 from mxnet_cases import Case, X, case, ints, rand
 
+LOGIC = (
+    "equal",
+    "not_equal",
+    "greater",
+    "greater_equal",
+    "lesser",
+    "lesser_equal",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+)
+
 ELEMENTS: list[Case] = [
     # one input
     *(
@@ -75,21 +87,7 @@ ELEMENTS: list[Case] = [
             "logical_and",
         ]
     ),
-    *(
-        case(f"broadcast_{o}", ints(3, 4), ints(3, 1))
-        for o in [
-            "equal",
-            "not_equal",
-            "greater",
-            "greater_equal",
-            "lesser",
-            "lesser_equal",
-            "logical_and",
-            "logical_or",
-            "logical_xor",
-            "mod",
-        ]
-    ),
+    *(case(f"broadcast_{o}", ints(3, 4), ints(3, 1)) for o in (*LOGIC, "mod")),
     case("broadcast_power", rand(3, 4, low=0.1), rand(1, 4)),
     *(case(f"elemwise_{o}", X, rand(2, 3, 8, 6, seed=5)) for o in ["add", "sub", "mul", "div"]),
     *(
@@ -126,20 +124,7 @@ ELEMENTS: list[Case] = [
             "lesser",
         ]
     ),
-    *(
-        case(f"_{o}_scalar", ints(3, 4), scalar=2.0)
-        for o in [
-            "equal",
-            "not_equal",
-            "greater",
-            "greater_equal",
-            "lesser",
-            "lesser_equal",
-            "logical_and",
-            "logical_or",
-            "logical_xor",
-        ]
-    ),
+    *(case(f"_{o}_scalar", ints(3, 4), scalar=2.0) for o in LOGIC),
     case("_power_scalar", rand(3, 4, low=0.1), scalar=1.7),
     case("_rpower_scalar", X, scalar=1.7),
     case("_power_scalar", X, scalar=3),

@@ -11,10 +11,7 @@ from attar.adapters import Loaded
 from attar.registry import Registry
 from attar.runtime import OnnxRuntime
 from attar_mxnet.params import write_params
-from attar_mxnet.symbol_json import (
-    SymbolGraph,
-    write_symbol_file,
-)
+from attar_mxnet.symbol_json import SymbolGraph, write_symbol_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,6 +27,13 @@ def load(registry: Registry, source: Any, **options: Any) -> Loaded:
 def run(loaded: Loaded, *arrays: Array) -> list[Array]:
     names = [v.name for v in loaded.model.graph.inputs]
     return OnnxRuntime().open(loaded.model).run(dict(zip(names, arrays, strict=True)))
+
+
+def near(got: Array, wanted: Array, rel: float = 1e-6) -> None:
+    """Type and shape are the same, values differ by the rounding of float32: `rel` of the largest of them."""
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    worst = np.abs(got.astype(np.float64) - wanted).max()
+    assert worst <= rel * np.abs(wanted).max(), f"{worst} beside {np.abs(wanted).max()}"
 
 
 def mlp() -> tuple[SymbolGraph, dict[str, Array]]:

@@ -71,7 +71,7 @@ def written(model: ir.Model) -> Exported:
     return write_symbol(model, registry=default_registry())
 
 
-def same_as_onnx(model: ir.Model, *feeds: Mapping[str, Array], rel: float = 1e-4) -> Exported:
+def same_as_onnx(model: ir.Model, *feeds: Mapping[str, Array], rel: float = 1e-5) -> Exported:
     """Every output equals ONNX Runtime's: type, shape, and value within `rel` of the largest magnitude."""
     exported, session = written(model), OnnxRuntime().open(model, optimize=False)
     for fed in feeds:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from mxnet_files import near
 from mxnet_models import convolutional, encoder, model_of, normal, one, recurrent, same_as_onnx, written
 from onnx import helper
 
@@ -72,7 +73,7 @@ def test_the_files_are_read_without_an_example(name: str, tmp_path: Path) -> Non
         feeds = zoo.inputs(seed=batch, batch=batch)
         ours, theirs = (OnnxRuntime().open(m).run(feeds) for m in (back, model))
         for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+            near(a, b, rel=4e-6)
 
 
 def test_save_takes_the_name_with_or_without_the_suffix(tmp_path: Path) -> None:
@@ -113,7 +114,9 @@ def test_writing_needs_no_mxnet() -> None:
     done = subprocess.run(
         [sys.executable, "-c", path + code], capture_output=True, text=True, check=False, cwd="/tmp"
     )
-    assert done.stdout.startswith("clear: mxnet"), done.stderr
+    assert done.stdout.startswith("clear: "), done.stderr
+    assert "cannot be imported: import of mxnet halted" in done.stdout
+    assert "attar[mxnet]" in done.stdout
 
 
 def test_options_and_feeds_are_checked() -> None:
@@ -154,7 +157,7 @@ def test_half_precision_computes_in_float32() -> None:
     mxnet()
     x = normal(0, 2, 3, 6, 6).astype(np.float16)
     model = one("Conv", [x, normal(1, 4, 3, 3, 3).astype(np.float16), normal(2, 4).astype(np.float16)])
-    exported = same_as_onnx(model, {"i0": x}, rel=2e-3)
+    exported = same_as_onnx(model, {"i0": x}, rel=1e-3)
     assert exported.native.parameters["arg:i1"].dtype == np.float16
 
 

@@ -216,7 +216,7 @@ def drawn(make: Any, op: str, seed: int) -> tuple[ir.Model, dict[str, Any], floa
         model = one(op, inputs, feeds, outputs, dynamic=make not in FIXED, **attrs)
         fed = {f"i{k}": a for k, a in enumerate(inputs[:feeds])}
         OnnxRuntime().open(model, optimize=False).run(fed)
-        return model, fed, 5e-3 if half else 1e-4
+        return model, fed, 1e-3 if half else 1e-5
     return None
 
 

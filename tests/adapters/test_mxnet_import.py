@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from mxnet_files import Array, batch_norm_symbol, files, load, mlp, mlp_output, rand, run
+from mxnet_files import Array, batch_norm_symbol, files, load, mlp, mlp_output, near, rand, run
 from mxnet_nets import with_mxnet
 
 from attar import graph as irgraph
@@ -41,7 +41,7 @@ def test_a_pair_of_files_is_one_model_from_either_end(tmp_path: Path, registry: 
     x = rand(4, 5)
     for source in (symbol, str(symbol), tmp_path / "net-0000.params", tmp_path / "net"):
         loaded = load(registry, source)
-        np.testing.assert_allclose(run(loaded, x)[0], mlp_output(weights, x), atol=1e-6)
+        near(run(loaded, x)[0], mlp_output(weights, x))
     assert find_adapter(symbol, registry).name == "mxnet"
     assert find_adapter(tmp_path / "net-0000.params", registry).name == "mxnet"
     assert [str(v) for v in loaded.model.graph.inputs] == ['%"data"<FLOAT,[batch,5]>']
@@ -59,12 +59,10 @@ def test_the_last_epoch_is_taken_unless_another_is_asked_for(tmp_path: Path, reg
     symbol = files(tmp_path, graph, second, epoch=12)
     files(tmp_path, graph, first, name="other", epoch=99)
     x = rand(4, 5)
-    np.testing.assert_allclose(run(load(registry, symbol), x)[0], mlp_output(second, x), atol=1e-6)
-    np.testing.assert_allclose(run(load(registry, symbol, epoch=3), x)[0], mlp_output(first, x), atol=1e-6)
+    near(run(load(registry, symbol), x)[0], mlp_output(second, x))
+    near(run(load(registry, symbol, epoch=3), x)[0], mlp_output(first, x))
     for weights in (tmp_path / "net-0003.params", first):
-        np.testing.assert_allclose(
-            run(load(registry, symbol, params=weights), x)[0], mlp_output(first, x), atol=1e-6
-        )
+        near(run(load(registry, symbol, params=weights), x)[0], mlp_output(first, x))
     with pytest.raises(InputError, match=r"no net-0005\.params"):
         load(registry, symbol, epoch=5)
 
@@ -101,7 +99,7 @@ def test_structural_names_are_matched_only_where_they_can_mean_one_thing(
     named |= {"0.weight": weights["fc1_weight"], "0.bias": weights["fc1_bias"]}
     x = rand(4, 5)
     loaded = load(registry, symbol, params=named)
-    np.testing.assert_allclose(run(loaded, x)[0], mlp_output(weights, x), atol=1e-6)
+    near(run(loaded, x)[0], mlp_output(weights, x))
     for node in graph.nodes:  # the same sizes twice: either order fits
         if node.op == "FullyConnected":
             node.attrs["num_hidden"] = "5"
@@ -163,7 +161,7 @@ def test_every_age_and_the_default_of_fix_gamma(
         weights[f"bn_{n}"][:, None, None] for n in ("gamma", "beta", "moving_mean", "moving_var")
     )
     y = (y - mean) / np.sqrt(variance + 1e-3) * (gamma if fixed else 1) + beta
-    np.testing.assert_allclose(run(load(registry, symbol), x)[0], y, atol=1e-5)
+    near(run(load(registry, symbol), x)[0], y)
 
 
 def test_channels_last(tmp_path: Path, registry: Registry) -> None:
@@ -180,7 +178,7 @@ def test_channels_last(tmp_path: Path, registry: Registry) -> None:
         weight = w.transpose(0, 2, 3, 1).copy() if last else w
         loaded = load(registry, files(tmp_path, graph, {"conv_weight": weight}, name=layout))
         outputs.append(run(loaded, x.transpose(0, 2, 3, 1).copy() if last else x)[0].reshape(2, 4))
-    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
+    near(outputs[0], outputs[1])
 
 
 def flattened(size: int) -> tuple[SymbolGraph, dict[str, Array]]:

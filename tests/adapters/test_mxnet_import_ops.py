@@ -11,8 +11,8 @@ from mxnet_cases import Array, Case, build, compare
 from mxnet_cases_arrays import ARRAYS
 from mxnet_cases_elements import ELEMENTS
 from mxnet_cases_layers import LAYERS
+from mxnet_nets import with_mxnet
 
-import attar_mxnet
 from attar.adapters import Loaded
 from attar.errors import ConversionError, InputError
 from attar.registry import Registry
@@ -22,10 +22,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("mxnet") is None, reaso
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    found = Registry.discover()
-    if "mxnet" not in found.adapters:
-        found.register(attar_mxnet, name="mxnet")
-    return found
+    return with_mxnet()
 
 
 NEEDS_SIZES = {

@@ -41,7 +41,8 @@ def test_files_of_keras(name: str, folder: Path, net: Any) -> None:
     loaded = ADAPTER.load(folder / name, inputs=x)
     parity(loaded)
     got = OnnxRuntime().open(loaded.model).run(dict(loaded.example or {}))[0]
-    assert np.allclose(got, net(x, training=False), atol=1e-5)
+    wanted = net(x, training=False).numpy()
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     assert kinds(loaded) == {"Transpose": 1, "Conv": 1, "BatchNormalization": 1, "Flatten": 1, "Gemm": 1}
     assert any(n.endswith("gamma") for n in loaded.model.graph.initializers)
 
@@ -160,7 +161,7 @@ def test_custom_layers_are_told(tmp_path: Path) -> None:
 
     image = keras.Input((4,))
     keras.Model(image, Mine()(image)).save(tmp_path / "m.keras")
-    with pytest.raises(InputError, match="custom objects"):
+    with pytest.raises(InputError, match="custom objects that are not registered: Mine"):
         ADAPTER.load(tmp_path / "m.keras")
 
 
@@ -292,6 +293,6 @@ def test_the_trained_mobilenet(attar_data: Path) -> None:
     images, labels = load.imagenet("dev")
     x = load.mobilenet_v1(images).astype(np.float32)
     loaded = ADAPTER.load(attar_data / "mobilenet_v1_075" / "mobilenet_v1_075_224.keras", inputs=x[:4])
-    parity(loaded)
+    parity(loaded, rel=1e-4)  # through many layers
     assert accuracy(loaded, x, labels, 50) == pytest.approx(0.708, abs=1e-3)
     assert {"conv1/kernel", "conv1_bn/gamma", "conv_dw_1/kernel"} <= set(loaded.model.graph.initializers)

@@ -161,7 +161,7 @@ def test_a_plugin_teaches_an_operator() -> None:
     from attar.runtime import OnnxRuntime
 
     x = noise(2, 4)
-    assert np.allclose(OnnxRuntime().open(loaded.model).run({"x": x})[0], np.exp(x), atol=1e-6)
+    np.testing.assert_allclose(OnnxRuntime().open(loaded.model).run({"x": x})[0], np.exp(x), rtol=1e-6)
 
 
 def test_bad_examples_are_told() -> None:

@@ -30,6 +30,8 @@ ADAPTER = TFLiteAdapter()
 SOME = ["conv_same", "depthwise", "conv_transpose", "residual", "concat", "global_pool", "dense", "attention"]
 # Codes are moved unchanged from one scale to another, which is an error of TensorFlow's converter.
 REFUSED_INT8 = {"one_hot"}
+# Computed on real numbers between two roundings in one of the two, all on codes in the other.
+FLOAT_DETOURS = {"roots", "rounding"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_a_float_operator_computes_what_the_interpreter_does(name: str, registry
     for a, b in zip(theirs, ours, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         reach = max(float(np.abs(a.astype(np.float64)).max(initial=0)), 1e-9)
-        assert np.abs(a.astype(np.float64) - b).max(initial=0) <= 2e-5 * reach
+        assert np.abs(a.astype(np.float64) - b).max(initial=0) <= 1e-5 * reach
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -73,11 +75,11 @@ def test_an_operator_on_codes_differs_by_a_step_on_few_elements(name: str, regis
         gap = np.abs(a.astype(int) - b.astype(int))
         # Functions by table and float detours round otherwise at each of several steps.
         assert gap.max(initial=0) <= 2
-        assert (gap > 0).mean() <= 0.25
+        assert (gap > 0).mean() <= (0.25 if name in FLOAT_DETOURS else 0.06)
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize(("how", "limit"), [("float16", 1e-3), ("dynamic", 1e-3), ("int16", None)])
+@pytest.mark.parametrize(("how", "limit"), [("float16", 1e-5), ("dynamic", 1e-5), ("int16", None)])
 def test_other_kinds_of_quantization(name: str, how: str, limit: float | None, registry: Registry) -> None:
     function, shape = FUNCTIONS[name]
     for a, b in zip(*outputs(convert(function, shape, how), shape, registry), strict=True):

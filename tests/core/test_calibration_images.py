@@ -52,7 +52,7 @@ def test_folder_resize_crop_normalize(pictures):
         left = round((long - 6) / 2)
         want = pixels_of(pictures / name, (10, long), (left, 1, left + 6, 9)) / 255
         want = ((want - mean) / std).transpose(2, 0, 1)
-        np.testing.assert_allclose(batch.inputs["x"][at], want, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(batch.inputs["x"][at], want, rtol=1e-6, atol=1e-6)
 
 
 def test_size_and_layout_come_from_the_model(pictures):

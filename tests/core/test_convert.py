@@ -98,7 +98,7 @@ def test_operators_are_written_with_those_that_define_them(
     prepared = prepare(model, PRIMITIVES, "nowhere", registry=default_registry())
     assert {n.op_type for n in graph.all_nodes(prepared)} <= PRIMITIVES
     assert node.op_type not in {n.op_type for n in graph.all_nodes(prepared)}
-    np.testing.assert_allclose(run(prepared, {name: feeds}), run(model, {name: feeds}), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(run(prepared, {name: feeds}), run(model, {name: feeds}), rtol=1e-6, atol=1e-6)
     assert graph.to_bytes(model) == before
 
 

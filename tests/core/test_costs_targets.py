@@ -143,7 +143,7 @@ def test_a_table_is_loaded_from_its_file(tmp_path: Path) -> None:
 
 def test_builtin_targets() -> None:
     found = {t.name: t for t in targets.builtin_targets()}
-    assert set(found) == {"cpu", "cpu-vnni", "cpu-avx2", "cpu-arm64", "microcontroller"}
+    assert set(found) == {"cpu", "cpu-vnni", "cpu-avx2", "cpu-arm64", "cpu-qoperator", "microcontroller"}
     assert [t.name for t in found.values() if t.name != "cpu" and t.saturates] == ["cpu-avx2"]
     for target in found.values():
         assert target.description

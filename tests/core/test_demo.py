@@ -96,7 +96,7 @@ def test_the_training_script_builds_this_network(tmp_path: Path) -> None:
     images, _ = digits("validation")
     with torch.no_grad():
         expected = net(torch.from_numpy(images)).numpy()
-    np.testing.assert_allclose(logits(NETWORK, images), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits(NETWORK, images), expected, rtol=0, atol=1e-5)  # logits of up to 6
 
     export(net, tmp_path / "again.onnx")
     again = onnx.load(tmp_path / "again.onnx")

@@ -15,6 +15,7 @@ from spine_models import cnn, images
 import attar
 from attar import graph
 from attar.cli import cli
+from attar.diagnosis.measure import _is_quantized
 from attar.errors import InputError
 from attar.runtime import OnnxRuntime
 from attar.testing.build import Net
@@ -118,7 +119,7 @@ def test_what_float_would_give_is_measured() -> None:
 
     coarse = EVERYTHING + 'granularity = "per_tensor"\nobserver = "minmax"\n'
     found = attar.diagnose(model, coarse, calibration=batches, evaluate=nearness, top=3)
-    assert found.before == pytest.approx(0.0, abs=1e-6)
+    assert found.before == 0.0  # the same model in the same runtime
     assert found.after is not None
     layer = next(x for x in found.layers if x.op == "Gemm")
     assert "weight imbalance" in kinds(found, layer.name)
@@ -127,6 +128,23 @@ def test_what_float_would_give_is_measured() -> None:
     assert 0.5 * -found.after < layer.gain <= -found.after  # most of the loss is this layer's
     assert all(other.gain < layer.gain for other in found.layers if other is not layer)
     assert f"float here: {layer.gain:+.4g}" in str(found)
+
+
+def test_what_reads_a_quantized_weight_alone_is_not_quantized() -> None:
+    made = Net("weights")
+    codes = made.const(np.ones((4, 4), np.int8), "codes")
+    weight = made.op("DequantizeLinear", codes, made.const(np.float32(0.1), "scale"))
+    model = made.model(y=made.op("MatMul", weight, made.input("x", 4, 3)))
+    assert not _is_quantized(model)
+
+
+def test_a_silent_layer_has_no_noise() -> None:
+    model = net()
+    conv = next(n for n in model.graph if n.op_type == "Conv")
+    graph.replace_weight(conv.inputs[1], np.zeros_like(graph.const_array(conv.inputs[1])))
+    graph.replace_weight(conv.inputs[2], np.zeros_like(graph.const_array(conv.inputs[2])))
+    found = attar.diagnose(model, EVERYTHING, calibration=data(), top=0)
+    assert next(x for x in found.layers if x.name == names(model)[0]).propagated_db == np.inf
 
 
 def test_a_recipe_that_quantizes_nothing_cannot_be_explained() -> None:

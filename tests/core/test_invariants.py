@@ -62,12 +62,20 @@ def test_the_note_survives_copying_and_saving() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"pattern": 3}', '{"pattern": [1]}', "null", '{"axis": "x"}']
+    "text",
+    [
+        *("", "[]", "{", '{"pattern": 3}', '{"pattern": [1]}', "null", '{"axis": "x"}'),
+        pytest.param("[" * 100_000, id="nested"),
+        *('{"pattern": [1, 0, 0]}', '{"pattern": [1, 2, -9]}', '{"values": true, "axis": -9}'),
+    ],
 )
 def test_a_note_that_makes_no_sense_is_none(text: str) -> None:
     value = model().graph.initializers["w"]
     value.metadata_props["attar.holds"] = text
     assert held(value).kinds == ()
+    source = model()
+    source.graph.initializers["w"].metadata_props["attar.holds"] = text
+    run_pass(Change(how=lambda w: w + 1), source, CONTEXT)  # nothing is held, so nothing breaks
 
 
 def test_a_pass_that_keeps_them_passes_and_the_note_stays() -> None:

@@ -112,6 +112,40 @@ def test_exact_sums_give_what_the_runtime_gives() -> None:
     assert np.array_equal(before, after)
 
 
+WEIGHT = "int8[4,4] w = {1,-2,3,4,5,6,-7,8,9,1,2,3,4,5,-6,7}, float s = {0.1}, uint8 z = {128}, int8 wz = {0}"
+CODES = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) wd = DequantizeLinear(w, ws, wz) "
+
+
+@pytest.mark.parametrize(
+    ("more", "body", "outputs", "layers"),
+    [
+        ("", "y = MatMul(d, wd)", "", 1),
+        (  # computed from constants alone
+            ", uint8[2,4] c = {1,2,3,4,5,6,7,8}",
+            "k = DequantizeLinear(c, s, z) m = MatMul(k, wd) r = ReduceSum<keepdims=0>(m) y = Add(d, r)",
+            "",
+            0,
+        ),
+        (", float[4] b = {1,2,3,4}", "y = Gemm<beta=0.5>(d, wd, b)", "", 0),
+        (", float[3,1] b = {1,2,3}", "y = Gemm(d, wd, b)", "", 0),  # a bias of rows
+        (", float[4] b = {1,2,3,4}", "y = Gemm(d, wd, b)", "", 1),
+        (", float[2] k = {1,2}", "y = MatMul(d, wd)", ", float[2] k", 1),  # an output that is a constant
+    ],
+    ids=["plain", "constants", "beta", "rows", "bias", "constant output"],
+)
+def test_unusual_layers_give_what_the_runtime_gives(more: str, body: str, outputs: str, layers: int) -> None:
+    model = ir.from_onnx_text(
+        f'<ir_version: 10, opset_import: ["" : 21]> g (float[3,4] x) => (float[3,4] y{outputs}) '
+        f"<{WEIGHT}, float ws = {{0.05}}{more}> {{{CODES}{body}}}"
+    )
+    graph.normalize(model)
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}
+    session = emulate(model, RUNTIME)
+    assert len(session.layers) == layers
+    for found, wanted in zip(session.run(feeds), RUNTIME.open(model).run(feeds), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+
+
 def test_a_target_that_saturates_gets_weights_that_cannot() -> None:
     model, ctx = quantized()
     assert predict(model, ctx).safe

@@ -189,7 +189,7 @@ def test_refit_is_least_squares(seed: int) -> None:
     keep = np.array([0, 2, 3, 7, 9])
     expected = np.linalg.lstsq(x[:, keep], x @ weight.T, rcond=None)[0].T
     found = solve.refit(weight, gram, keep, damping=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
     mask = np.zeros(10, np.bool_)
     mask[keep] = True
     np.testing.assert_array_equal(solve.refit(weight, gram, mask, damping=0), found)

@@ -99,15 +99,26 @@ def is_quantized(node: ir.Node) -> bool:
 
 def activation_steps(model: ir.Model) -> list[float]:
     """Scales of all QuantizeLinear nodes."""
-    return [
-        float(constant(n.inputs[1]).max()) for n in graph.all_nodes(model) if n.op_type == "QuantizeLinear"
-    ]
+    return [float(constant(n.inputs[1]).max()) for n in quantizers(model)]
 
 
 def one_layer(make: Callable[[Net, ir.Value], ir.Value], *shape: int | str, seed: int = 5) -> ir.Model:
     """A model of input `x` and output `y` around what `make` builds."""
     net = Net("one_layer", seed)
     return net.model(y=make(net, net.input("x", *shape)))
+
+
+def two_layers() -> ir.Model:
+    """Conv without Relu (values of both signs), then a Gemm."""
+
+    def make(net: Net, x: ir.Value) -> ir.Value:
+        return net.dense(net.pooled(net.conv(x, 8, 8)), 8, 4)
+
+    return one_layer(make, "N", 8, 10, 10)
+
+
+def quantizers(model: ir.Model) -> list[ir.Node]:
+    return [n for n in graph.all_nodes(model) if n.op_type == "QuantizeLinear"]
 
 
 def steps_apart(model: ir.Model, left: list[Array], right: list[Array]) -> float:

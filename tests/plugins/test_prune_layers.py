@@ -76,7 +76,8 @@ def test_leaving_a_block_out_is_what_the_graph_without_it_computes(name: str) ->
         node.replace_input_with(place, silent.outputs[0])
         feeds = {"x": images(4)}
         ours, theirs = (RUNTIME.open(m).run(feeds)[0] for m in (short, quiet))
-        assert np.allclose(ours, theirs, atol=1e-5)
+        # The same operations on the same numbers but for sums with zero: roundings of float32.
+        assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
 def test_the_block_that_does_least_goes_first() -> None:

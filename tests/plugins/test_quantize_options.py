@@ -15,7 +15,9 @@ from quantize_models import (
     normal,
     one_layer,
     quantize,
+    quantizers,
     run,
+    two_layers,
 )
 
 from attar import graph
@@ -42,19 +44,6 @@ MODELS = [
     "unnamed_nodes",
     "batch_one",
 ]
-
-
-def two_layers() -> ir.Model:
-    """Conv without Relu (values of both signs), then a Gemm."""
-
-    def make(net: Net, x: ir.Value) -> ir.Value:
-        return net.dense(net.pooled(net.conv(x, 8, 8)), 8, 4)
-
-    return one_layer(make, "N", 8, 10, 10)
-
-
-def quantizers(model: ir.Model) -> list[ir.Node]:
-    return [n for n in graph.all_nodes(model) if n.op_type == "QuantizeLinear"]
 
 
 def weights(model: ir.Model) -> list[tuple[Array, Array, Array]]:

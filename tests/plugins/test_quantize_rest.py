@@ -59,8 +59,17 @@ def test_what_stays_in_float_is_stored_in_eight_bits() -> None:
     assert max(noise) < 0.02
 
 
-@pytest.mark.parametrize(("node", "weight"), [("matmul_2", "wide"), ("lstm*", "w")])
-def test_what_the_user_keeps_stays_as_it_is(node: str, weight: str) -> None:
-    before, after = quantized(plan="everything", keep_float=(node,))
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({"keep_float": ("matmul_2",)}, "wide"),
+        ({"keep_float": ("lstm*",)}, "w"),
+        ({"overrides": ("matmul_2=float",)}, "wide"),
+        ({"overrides": ("matmul_2_out_quantized=float", "matmul_2=float")}, "wide"),
+    ],
+    ids=str,
+)
+def test_what_the_user_keeps_stays_as_it_is(options: dict[str, Any], weight: str) -> None:
+    before, after = quantized(plan="everything", **options)
     kept = after.graph.initializers[weight].const_value
     np.testing.assert_array_equal(kept.numpy(), before.graph.initializers[weight].const_value.numpy())

@@ -7,30 +7,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantize_models import normal, one_layer, quantize, run
+from quantize_models import normal, quantize, quantizers, run, two_layers
 
 from attar import graph
 from attar.errors import RecipeError
 from attar.histogram import Histogram
 from attar.passes import Pass
-from attar.testing.build import Net
 from attar_quantize import Static
 from attar_quantize.observers import moving_average
 
 FEEDS = normal("x", 4, 8, 10, 10)
-
-
-def two_layers() -> ir.Model:
-    """Conv without Relu (values of both signs), then a Gemm."""
-
-    def make(net: Net, x: ir.Value) -> ir.Value:
-        return net.dense(net.pooled(net.conv(x, 8, 8)), 8, 4)
-
-    return one_layer(make, "N", 8, 10, 10)
-
-
-def quantizers(model: ir.Model) -> list[ir.Node]:
-    return [n for n in graph.all_nodes(model) if n.op_type == "QuantizeLinear"]
 
 
 def weight_codes(model: ir.Model) -> list[Any]:

@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train_data import context, images, network  # noqa: E402
+from train_data import context, images, mlp, network  # noqa: E402
 
 from attar import graph  # noqa: E402
+from attar.errors import InputError  # noqa: E402
 from attar.run import run_pass  # noqa: E402
 from attar.specs import TensorSpec  # noqa: E402
 from attar.training import as_training  # noqa: E402
@@ -93,6 +94,33 @@ def test_batches_are_mixed_with_themselves(last: bool) -> None:
     shares = [mixed({"x": x}, np.random.default_rng(i), 0.3, 0.0)[2] for i in range(400)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
     assert np.var(shares) == pytest.approx(0.25 / (2 * 0.3 + 1), rel=0.2)  # of Beta(a, a)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_several_views_of_a_sample_are_cut_at_one_place(turned: bool) -> None:
+    x, y = torch.randn(8, 3, 12, 12), torch.randn(8, 3, 6, 6)
+    given = {"x": x, "y": y.permute(0, 2, 3, 1) if turned else y}
+    for seed in range(20):
+        made, _, share = mixed(given, np.random.default_rng(seed), 0.0, 1.0)
+        small = made["y"].permute(0, 3, 1, 2) if turned else made["y"]
+        wide = (made["x"] != x).any(0).any(0).numpy()
+        cut = (small != y).any(0).any(0).numpy()
+        centres = [np.argwhere(p).mean(0) / len(p) for p in (wide, cut) if p.any()]
+        # Half a pixel of the smaller one, and what the edge of one cuts off and that of the other does not.
+        assert len(centres) < 2 or np.abs(centres[0] - centres[1]).max() <= 1 / 6
+        assert share == pytest.approx(1 - (wide.mean() + cut.mean()) / 2)
+
+
+def test_what_cannot_be_mixed_is_refused_and_labels_stay_whole() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="cutmix cuts images"):
+        mixed({"x": torch.randn(8, 6)}, rng, 0.0, 1.0)
+    with pytest.raises(InputError, match="mixup mixes floats"):
+        mixed({"tokens": torch.arange(24).reshape(8, 3)}, rng, 0.4, 0.0)
+    model = mlp()
+    data = np.zeros((64, 6), np.float32), np.zeros(64, np.int64)
+    with pytest.raises(InputError, match="cutmix"):
+        run_pass(FineTune(epochs=1, cutmix=1.0), model, context(model, data))
 
 
 class Drawing:

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train_data import CLASSES, accuracy, context, images, network  # noqa: E402
+from train_data import CLASSES, accuracy, context, images, network, one_thread  # noqa: E402, F401
 
 import attar  # noqa: E402
 from attar import graph  # noqa: E402
@@ -27,12 +27,7 @@ RNG = np.random.default_rng(0)
 TRAIN, TEST = images(320), images(400, seed=9)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

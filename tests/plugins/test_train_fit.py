@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train_data import accuracy, context, images, mlp, network  # noqa: E402
+from train_data import accuracy, context, images, mlp, network, one_thread  # noqa: E402, F401
 
 import attar  # noqa: E402
 from attar import graph, invariants  # noqa: E402
@@ -29,12 +29,7 @@ TRAIN, TEST = images(320), images(400, seed=9)
 ROWS = (RNG.standard_normal((40, 6)).astype(np.float32), RNG.standard_normal((40, 3)).astype(np.float32))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(model: Any, options: Options, data: Any = ROWS, **more: Any) -> tuple[Any, Any]:
@@ -223,7 +218,7 @@ def test_the_best_weights_are_kept_and_patience_ends_it() -> None:
         c.startswith("stopped after 40 of 60 steps: evaluate was best at step 20") for c in record.changes
     )
     measured = [e.values["evaluate"] for e in events.heard if e.kind == "evaluate"]
-    assert measured[:4] == [0.3, 0.9, 0.5, 0.4]
+    assert measured == [0.3, 0.9, 0.5, 0.4], "nothing is measured twice"
     best, _ = run_pass(
         FineTune(epochs=6, batch_size=32, optimizer="sgd", lr=0.05), model,
         context(model, TRAIN, registry=registry),
@@ -292,6 +287,9 @@ def test_losses_are_those_of_the_formulas() -> None:
     assert loss_of(soft, z) == pytest.approx(((soft - z) ** 2).mean(), rel=1e-5)
     assert loss_of(soft, z, kind="mae") == pytest.approx(np.abs(soft - z).mean(), rel=1e-5)
     bits = (soft > 0.3).astype(np.float32)
+    ending = trainable(network(softmax=True))
+    for kind in ("mse", "mae"):  # of what the model gives, not of what stands before its Softmax
+        assert Labels(ending, kind=kind).taps == (ending.outputs[0],)
     p = 1 / (1 + np.exp(-z))
     wanted = -(bits * np.log(p) + (1 - bits) * np.log(1 - p)).mean()
     assert loss_of(bits, z, kind="binary") == pytest.approx(wanted, rel=1e-4)

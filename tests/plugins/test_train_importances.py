@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from attar import graph, invariants
 from attar.calibration import as_data
 from attar.context import Context
 from attar.errors import Refused
@@ -20,11 +21,14 @@ from attar.testing.build import Net
 from attar.training import as_training
 
 torch = pytest.importorskip("torch")
-from quantize_models import Array, constant, run, small_cnn  # noqa: E402
+from quantize_models import Array, constant, quantize, run, small_cnn  # noqa: E402
 
 from attar_prune import Channels  # noqa: E402
 from attar_train import Sparsify  # noqa: E402
+from attar_train.constrain import constrain  # noqa: E402
 from attar_train.importances import IMPORTANCES, gradient_products  # noqa: E402
+from attar_train.module import trainable  # noqa: E402
+from attar_train.sparsify import Penalty  # noqa: E402
 
 REGISTRY, RUNTIME = default_registry(), OnnxRuntime()
 RNG = np.random.default_rng(0)
@@ -173,6 +177,27 @@ def test_channels_become_small(kind: str) -> None:
     assert size(pushed) < 0.9 * size(free)
     told = "scales of BatchNormalization" if kind == "bn" else "norms of channels"
     assert record.changes[-1].startswith(told)
+
+
+@pytest.mark.parametrize("kind", ["masks", "integers"])
+def test_channels_become_small_behind_masks_and_quantizers(kind: str) -> None:
+    model = small_cnn()
+    if kind == "integers":
+        model, _ = quantize(model, [{"x": TRAIN[:32]}], observer="minmax")
+    else:
+        for value in model.graph.initializers.values():
+            if len(value.shape or ()) > 1:
+                array = np.array(constant(value))
+                array.reshape(-1)[::2] = 0
+                graph.replace_weight(value, array)
+                invariants.hold(value, zeros=True)
+    held = trainable(constrain(model).model)
+    penalty = Penalty(held, "group", 1.0)
+    weights = {n: p.detach().numpy() for n, p in held.weights.items() if p.dim() > 1}
+    assert len(weights) == 4
+    wanted = sum(np.sqrt((w.reshape(len(w), -1) ** 2).sum(1) * w[0].size).sum() for w in weights.values())
+    # Sums of up to 72 squares in float32.
+    assert float(penalty.before_step(0, 1).detach()) == pytest.approx(wanted, rel=72 * 2**-24)
 
 
 def test_norms_are_asked_for_where_there_are_none() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from train_data import one_thread  # noqa: E402, F401
 from train_nets import Residual, cases  # noqa: E402
 
 import attar  # noqa: E402
@@ -27,12 +28,7 @@ from attar_train import trainable  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "adapters"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(module: Any, x: Any) -> ir.Model:

@@ -123,7 +123,10 @@ def test_lsq(qmin: int, qmax: int, zero: int, axis: int | None) -> None:
     assert tensor.grad is not None
     np.testing.assert_array_equal(tensor.grad.numpy(), dx.astype(np.float32))
     # A step of gradient descent on the gain moves the scale by g dL/ds.
-    np.testing.assert_allclose(gain.grad.numpy() * scale, weight * ds.sum(axis=others), rtol=2e-4, atol=1e-5)
+    wanted = weight * ds.sum(axis=others)
+    np.testing.assert_allclose(
+        gain.grad.numpy() * scale, wanted, rtol=0, atol=count * 2.0**-24 * np.abs(wanted).max()
+    )
 
 
 def test_lsq_counts_the_features_of_one_sample() -> None:
@@ -209,7 +212,10 @@ def test_blocks_learn_their_own_scales() -> None:
     wide = np.repeat(scale.astype(np.float64), 4, axis=1)[:, :10]
     _, ds, _ = formula(x.astype(np.float64), g, wide, np.float64(0), -7, 7)
     sums = np.add.reduceat(ds, [0, 4, 8], axis=1)
-    np.testing.assert_allclose(gain.grad.numpy() * scale, sums / np.sqrt(40 / 12 * 7), rtol=1e-3, atol=1e-5)
+    wanted = sums / np.sqrt(40 / 12 * 7)
+    np.testing.assert_allclose(
+        gain.grad.numpy() * scale, wanted, rtol=0, atol=x.size * 2.0**-24 * np.abs(wanted).max()
+    )
 
 
 def test_a_scale_stays_within_bounds_and_comes_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,16 +17,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from train_data import context, images, network  # noqa: E402
+from train_data import context, images, network, one_thread  # noqa: E402, F401
 
 from attar import graph  # noqa: E402
 from attar.errors import InputError  # noqa: E402
 from attar.run import run_pass  # noqa: E402
-from attar_train import FineTune  # noqa: E402
+from attar_train import Distill, FineTune  # noqa: E402
 from attar_train.checkpoint import Checkpoint  # noqa: E402
 
 TRAIN, TEST = images(320), images(200, seed=9)
 HERE = Path(__file__).resolve().parent
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Everything that a checkpoint has to hold.
 OPTIONS = {
@@ -58,29 +61,34 @@ def train(options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
     """The weights and what the report says."""
     model = network()
     step = FineTune(**options, checkpoint=str(folder))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     result, record = run_pass(step, model, context(model, TRAIN, (TEST, "top1")))
-    torch.set_num_threads(threads)
     return {n: graph.const_array(v) for n, v in result.graph.initializers.items()}, record.changes[0]
 
 
+def written(folder: Path) -> set[tuple[str, int]]:
+    """The whole checkpoints of a folder in which a process may be writing one, and when they were made."""
+    found = set()
+    for file in folder.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((file.name, file.stat().st_mtime_ns))
+    return found
+
+
 def killed(command: list[str], folder: Path, rng: np.random.Generator, longest: float) -> bool:
-    """Start, wait until it trains, kill -9 at a random moment; False if it was done before."""
+    """Start, wait for its first checkpoint, kill -9 at a random moment; False if it was done before."""
+    before = written(folder)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    before = {p.stat().st_mtime_ns for p in folder.glob("*")}
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if {p.stat().st_mtime_ns for p in folder.glob("*")} - before:
-            break
+    while process.poll() is None and time.monotonic() < deadline and not written(folder) - before:
         time.sleep(0.01)
     time.sleep(float(rng.uniform(0, longest)))
     alive = process.poll() is None
     if alive:
         os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    _, errors = process.communicate()
+    assert alive or process.returncode == 0, errors.decode()
     return alive
 
 
@@ -101,7 +109,59 @@ def _kills(tmp_path: Path, times: int, optimizer: str) -> None:
     assert whole.keys() == found.keys()
     for name, array in whole.items():
         assert array.tobytes() == found[name].tobytes(), name
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob("*.part")), "what the killed ones left was removed, and no other is writing"
+
+
+WRITING = """
+import os, sys, time
+import torch
+from attar_train.checkpoint import Checkpoint
+
+def stopped(file):
+    print("writing", flush=True)
+    time.sleep(600)
+
+os.fsync = stopped
+Checkpoint(sys.argv[1], "x", "y").save({"a": torch.zeros(3)}, {})
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    own, other = Checkpoint(tmp_path, "x", "y"), Checkpoint(tmp_path, "x", "z")
+    process = subprocess.Popen([sys.executable, "-c", WRITING, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        (part,) = tmp_path.glob("*.part")
+        assert own.load() is None
+        assert part.stat().st_size > 0, "it lives"
+    finally:
+        process.kill()
+        process.communicate()
+    assert other.load() is None
+    assert part.exists(), "of another training"
+    assert own.load() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_trainings_of_one_name_write_into_one_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    """One writes, the other begins before the first has renamed, and after."""
+    first, second = Checkpoint(tmp_path, "x", "y"), Checkpoint(tmp_path, "x", "y")
+    plain, seen = Path.replace, []
+
+    def meanwhile(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", plain)
+        seen.append(second.load())
+        second.save({"a": torch.ones(3)}, {"of": "second"})
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    first.save({"a": torch.zeros(3)}, {"of": "first"})
+    assert seen == [None]
+    tensors, numbers = second.load()
+    assert numbers == {"of": "first"}
+    assert not tensors["a"].any()
+    assert [p.name for p in tmp_path.iterdir()] == [first.path.name]
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -161,7 +221,25 @@ def test_a_finished_training_is_not_done_again_and_another_one_is(tmp_path: Path
     assert "before it was taken up" not in record.changes[0]
     _, record = run_pass(step, model, context(model, images(320, seed=4)))
     assert "before it was taken up" not in record.changes[0]
-    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+    _, record = run_pass(step, model, context(model, (TRAIN[0], TRAIN[1][::-1].copy())))
+    assert "before it was taken up" not in record.changes[0], "other labels"
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+def test_another_teacher_or_another_evaluation_is_another_training(tmp_path: Path) -> None:
+    model, one, other = network(), network(seed=6), network(seed=7)
+    options = {"epochs": 1, "batch_size": 32, "checkpoint": str(tmp_path)}
+    said = []
+    for teacher in (one, other, one):
+        result, record = run_pass(Distill(**options), model, context(model, TRAIN[0], original=teacher))
+        said.append((graph.fingerprint(result), "before it was taken up" in record.changes[0]))
+    assert said == [(said[0][0], False), (said[1][0], False), (said[0][0], True)]
+    assert said[0][0] != said[1][0]
+    top1, other_metric = (TEST, "top1"), lambda session: 0.5
+    for evaluate, again in ((top1, False), (other_metric, False), (top1, True)):
+        ctx = context(model, TRAIN, evaluate)
+        _, record = run_pass(FineTune(**options, best=True), model, ctx)
+        assert ("before it was taken up" in record.changes[0]) == again
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

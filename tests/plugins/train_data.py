@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from attar.calibration import as_data
 from attar.context import Context
@@ -17,6 +19,17 @@ from attar.testing.build import Net
 from attar.training import as_training
 
 CLASSES = 4
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever machine the test runs on."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def images(count: int, seed: int = 0, noise: float = 1.2) -> tuple[Any, Any]:

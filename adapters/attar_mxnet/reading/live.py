@@ -11,6 +11,7 @@ import numpy as np
 
 from attar.adapters import Reference, type_path
 from attar.errors import InputError
+from attar.frameworks import import_framework
 from attar_mxnet.reading.files import arrays_of, stripped, to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,11 +43,7 @@ def mxnet() -> Any:
     """
     if "bool" not in vars(np):  # mxnet 1.9.1 uses names that numpy dropped in 1.24
         np.bool = np.bool_  # type: ignore[attr-defined,unused-ignore]
-    try:
-        import mxnet as module
-    except Exception as error:  # a library that lacks its own libraries raises anything
-        raise InputError(f"mxnet cannot be imported: {error}", hint="pip install 'attar[mxnet]'") from error
-    return module
+    return import_framework("mxnet", "MXNet", "reading or running a network of MXNet's own")
 
 
 def installed() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar_mxnet.reading.builder import Builder
-from attar_mxnet.reading.dims import product
+from attar_mxnet.reading.dims import product, safe_name
 from attar_mxnet.reading.operation import Operation
 from attar_mxnet.reading.table import Table
 
@@ -38,16 +38,19 @@ def box_nms(ctx: Builder, op: Operation) -> ir.Value:
     scores = column(x, op.whole("score_index", 1))
     counts = ctx.emit("Greater", scores, ctx.scalar(op.number("valid_thresh", 0.0), x))
     if kind >= 0:
-        behind = ctx.scalar(op.whole("background_id", -1), x)
-        counts = ctx.emit("And", counts, ctx.emit("Not", ctx.emit("Equal", column(x, kind), behind)))
+        background = ctx.scalar(op.whole("background_id", -1), x)
+        counts = ctx.emit("And", counts, ctx.emit("Not", ctx.emit("Equal", column(x, kind), background)))
     lowest = ctx.scalar(-np.inf, x)
     keys = ctx.emit("Where", counts, scores, lowest)
+    best = [ctx.shape(x)[0], count]
     tried = ctx.size(count)
-    if most > 0:
+    if most > 0 and isinstance(count, int):
+        best[1] = min(count, most)
+        tried = ctx.size(best[1])
+    elif most > 0:
+        best[1] = safe_name(f"{ctx.here}.tried")
         tried = ctx.emit("Min", tried, ctx.const([most], np.int64))
-    known = min(count, most) if isinstance(count, int) and most > 0 else count if most < 0 else None
-    best = [ctx.shape(x)[0], known]
-    top, order = ctx.emit_many("TopK", keys, tried, outputs=2, shapes=[best, best], axis=1)  # type: ignore[list-item]
+    top, order = ctx.emit_many("TopK", keys, tried, outputs=2, shapes=[best, best], axis=1)
     boxes = ctx.emit("GatherND", x, ctx.emit("Unsqueeze", order, [2]), batch_dims=1)
     start = op.whole("coord_start", 2)
     corners = [column(boxes, start + i) for i in range(4)]
@@ -64,11 +67,11 @@ def box_nms(ctx: Builder, op: Operation) -> ir.Value:
 
 def _overlaps(ctx: Builder, box: Sequence[ir.Value], centered: bool, limit: float) -> ir.Value:
     """[batch, a, b]: whether boxes a and b have more than `limit` of their union in common."""
-    zero, half = ctx.scalar(0, box[0]), ctx.scalar(2, box[0])
+    zero, two = ctx.scalar(0, box[0]), ctx.scalar(2, box[0])
     low, high, size = [], [], []
     for start, end in ((box[0], box[2]), (box[1], box[3])):
         if centered:
-            reach = ctx.emit("Div", end, half)
+            reach = ctx.emit("Div", end, two)
             low.append(ctx.emit("Sub", start, reach))
             high.append(ctx.emit("Add", start, reach))
             size.append(end)
@@ -106,7 +109,7 @@ def _survivors(ctx: Builder, counts: ir.Value, over: ir.Value) -> ir.Value:
         return ir.Value(name=f"{ctx.here}.{name}", type=ir.TensorType(kind), shape=ir.Shape(dims))
 
     def node(op: str, inputs: Sequence[ir.Value], name: str, *dims: int | str, **attrs: Any) -> ir.Value:
-        kind = ir.DataType.INT64 if op in ("Constant", "Identity") else ir.DataType.BOOL
+        kind = ir.DataType.INT64 if op == "Constant" else ir.DataType.BOOL
         out = value(name, kind, *dims)
         nodes.append(ir.node(op, inputs, attributes=attrs, outputs=[out], name=out.name))
         return out
@@ -129,11 +132,11 @@ def _packed(
     """What stays at the front in its order, behind it rows of -1, in the shape of the input."""
     batch, size, width = ctx.shape(boxes)
     none = ctx.scalar(-1, boxes)
-    first = ctx.cast(stays, np.int32)
+    marks = ctx.cast(stays, np.int32)
     # TopK takes the earlier one of equals, so that the order among those that stay is kept.
     count = ctx.size(size)
     flags, order = ctx.emit_many(
-        "TopK", first, count, outputs=2, shapes=[[batch, size], [batch, size]], axis=1
+        "TopK", marks, count, outputs=2, shapes=[[batch, size], [batch, size]], axis=1
     )
     front = ctx.emit("GatherND", boxes, ctx.emit("Unsqueeze", order, [2]), batch_dims=1)
     front = _recoded(ctx, op, front)

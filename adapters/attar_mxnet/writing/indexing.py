@@ -211,12 +211,14 @@ def trilu(ctx: WriteContext, view: NodeView) -> Entry:
     """The upper triangle is the lower one of the transpose."""
     k = int(view.need_const(1, "k").reshape(())) if view.has(1) else 0
     rank, x = ctx.rank(view), ctx.get(view)
-    if view.dtype().kind == "b":
-        raise view.refuse("the input is bool")
     if not view.attr("upper", 1):
-        return ctx.op("_npi_tril", x, k=k)
+        return ctx.through(x, view.dtype(), lambda e: ctx.op("_npi_tril", e, k=k))
     axes = [*range(rank - 2), rank - 1, rank - 2]
-    return ctx.transpose(ctx.op("_npi_tril", ctx.transpose(x, axes), k=-k), axes)
+
+    def upper(e: Entry) -> Entry:
+        return ctx.transpose(ctx.op("_npi_tril", ctx.transpose(e, axes), k=-k), axes)
+
+    return ctx.through(x, view.dtype(), upper)
 
 
 def einsum(ctx: WriteContext, view: NodeView) -> Entry:

@@ -14,6 +14,7 @@ from attar.specs import spec_of
 from attar_mxnet.symbol_json import Entry
 from attar_mxnet.writing.context import DTYPES, Lowering, WriteContext
 from attar_mxnet.writing.native import MxnetModel
+from attar_mxnet.writing.sizes import name_sizes
 
 _FRAMEWORK = "MXNet"
 _FREE_OF_ARITHMETIC = {
@@ -32,6 +33,7 @@ def lower(model: ir.Model, registry: Registry) -> MxnetModel:
     """
     table: Mapping[str, Lowering] = registry.op_table("attar_lowerings", "mxnet")
     ready = prepare(model, table, _FRAMEWORK, registry=registry)
+    name_sizes(ready)
     ctx = WriteContext()
     _check_inputs(ready)
     inputs = [v for v in ready.graph.inputs if v.name not in ready.graph.initializers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,7 @@ class Lifter(Emitter):
     Args:
         graph: receives the nodes at the end, and initializers at once.
         table: operator -> `lift(ctx, view)`, which returns a `Tensor`, a `Const`, or a tuple of them, one for
-        each
-            output.
+            each output.
         label: name of an operation -> the name of the nodes that it becomes.
     """
 
@@ -37,7 +37,8 @@ class Lifter(Emitter):
         self.missing: dict[str, list[str]] = {}
         self.refused: list[str] = []
         self._depth = 0
-        self._bodies: dict[Any, _Body] = {}
+        self._bodies: dict[Any, Body] = {}
+        self._definitions: dict[Any, dict[str, Any]] = {}
 
     def run(self, graph: Any, given: Mapping[Key, Any], wanted: Sequence[Any]) -> list[Any]:
         """Lift what the tensors `wanted` of `graph` need.
@@ -60,35 +61,47 @@ class Lifter(Emitter):
                 env[operation.name, k] = result
         return [env[_key(t)] for t in wanted]
 
-    def call(self, function: Any, arguments: Sequence[Any]) -> list[Any]:
-        """Lift the body of a function of the graph's library for `arguments`."""
+    def call(self, body: Body, arguments: Sequence[Any]) -> list[Any]:
+        """Lift a function of the graph's library for `arguments`."""
         if self._depth > 60:
             raise ConversionError("functions that call each other more than 60 deep")
-        body = function.graph
         self._depth += 1
         label = self.label
         try:
             given = {_key(t): a for t, a in zip(body.inputs, arguments, strict=True)}
-            return self.run(body, given, body.outputs)
+            return self.run(body.graph, given, body.outputs)
         finally:
             self._depth -= 1
             self.label = label
 
-    def function(self, view: OpView, attribute: str) -> Any:
-        """The function that an attribute of an operation names."""
+    def function(self, view: OpView, attribute: str) -> Body:
+        """The body of the function that an attribute of an operation names."""
         name = view.operation.get_attr(attribute).name
         graph = view.operation.graph
         if hasattr(graph, "captures"):  # a graph that was traced here, whose functions are at hand
-            return find_function(graph, name)
-        definition = _library(graph).get(name)
+            traced = _find_function(graph, name).graph
+            return Body(traced, traced.inputs, traced.outputs)
+        definitions = self._definitions_of(graph)
+        definition = definitions.get(name)
         if definition is None:
             raise view.refuse(f"it calls a function {name!r} that the graph does not hold")
         count = len(definition.signature.input_arg)
         tensors = list(view.operation.inputs)[len(view.operation.inputs) - count :]
         key = (name, tuple(str(t.shape) for t in tensors))
         if key not in self._bodies:
-            self._bodies[key] = _Body(definition, graph, [t.shape for t in tensors])
+            body = _stored_body(definition, graph, definitions, [t.shape for t in tensors])
+            self._bodies[key] = body
+            self._definitions[body.graph] = definitions
         return self._bodies[key]
+
+    def _definitions_of(self, graph: Any) -> dict[str, Any]:
+        """The functions of a stored graph by name. Asked for one by one they would be put into the eager
+        context.
+        """
+        if graph not in self._definitions:
+            library = graph.as_graph_def().library.function
+            self._definitions[graph] = {f.signature.name: f for f in library}
+        return self._definitions[graph]
 
     def _lift(self, operation: Any, inputs: list[Any]) -> Sequence[Any]:
         count = len(operation.outputs)
@@ -133,9 +146,7 @@ class Lifter(Emitter):
             self.refused.append(error.message)
         except (RecursionError, MemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # a case that the lifting was not written for, which is never to pass unseen
+        except Exception as error:  # a case that the lifting was not written for, never to pass unseen
             what = f"{type(error).__name__}: {str(error)[:200]}"
             self.refused.append(f"{operation.type} {operation.name!r} cannot be read: {what}")
         del self.scopes[before:]
@@ -164,45 +175,47 @@ class Lifter(Emitter):
         raise ConversionError(message, missing=self.missing, hint=hint)
 
 
-class _Body:
-    """A function of a stored graph, its body as a graph of its own. The eager context never sees either."""
+@dataclass(frozen=True)
+class Body:
+    """The graph of a function, and which of its tensors are the arguments and results."""
 
-    def __init__(self, definition: Any, around: Any, shapes: list[Any]) -> None:
-        import tensorflow as tf
-        from tensorflow.python.framework import function_def_to_graph
-
-        signature = definition.signature
-        opaque = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
-        shapes = [None if a.type in opaque else s for a, s in zip(signature.input_arg, shapes, strict=True)]
-        with around.as_default():
-            graph_def, flat = function_def_to_graph.function_def_to_graph_def(definition, shapes)
-        graph_def.library.function.extend(_library(around).values())
-        self.graph: Any = tf.Graph()
-        with self.graph.as_default():
-            tf.import_graph_def(graph_def, name="")
-        self.graph._attar_library = _library(around)
-        for node in graph_def.node:
-            known = node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else []
-            outputs = self.graph.get_operation_by_name(node.name).outputs
-            for tensor, shape in zip(outputs, known, strict=False):
-                tensor.set_shape(shape)
-        self.graph.inputs = [self.graph.get_tensor_by_name(flat[a.name]) for a in signature.input_arg]
-        self.graph.outputs = [
-            self.graph.get_tensor_by_name(flat[definition.ret[a.name]]) for a in signature.output_arg
-        ]
+    graph: Any
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
 
 
-def _library(graph: Any) -> dict[str, Any]:
-    """The functions of a stored graph by name. Asked for one by one they would be put into the eager
-    context.
+def _stored_body(definition: Any, around: Any, definitions: Mapping[str, Any], shapes: list[Any]) -> Body:
+    """A function of the stored graph `around` as a graph of its own. The eager context never sees either.
+
+    Args:
+        definitions: the functions that it may call in turn, by name.
+        shapes: of the arguments.
     """
-    if not hasattr(graph, "_attar_library"):
-        graph._attar_library = {f.signature.name: f for f in graph.as_graph_def().library.function}
-    found: dict[str, Any] = graph._attar_library
-    return found
+    import tensorflow as tf
+    from tensorflow.python.framework import function_def_to_graph
+
+    signature = definition.signature
+    opaque = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
+    shapes = [None if a.type in opaque else s for a, s in zip(signature.input_arg, shapes, strict=True)]
+    with around.as_default():
+        graph_def, flat = function_def_to_graph.function_def_to_graph_def(definition, shapes)
+    graph_def.library.function.extend(definitions.values())
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+    for node in graph_def.node:
+        known = node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else []
+        outputs = graph.get_operation_by_name(node.name).outputs
+        for tensor, shape in zip(outputs, known, strict=False):
+            tensor.set_shape(shape)
+    return Body(
+        graph,
+        [graph.get_tensor_by_name(flat[a.name]) for a in signature.input_arg],
+        [graph.get_tensor_by_name(flat[definition.ret[a.name]]) for a in signature.output_arg],
+    )
 
 
-def find_function(graph: Any, name: str) -> Any:
+def _find_function(graph: Any, name: str) -> Any:
     """The function `name` of the library of `graph` or of a graph around it.
 
     Raises:
@@ -269,4 +282,4 @@ def _needed(wanted: Sequence[Any], env: Mapping[Key, Any], frames: Frames) -> li
     return order
 
 
-__all__ = ["Lift", "Lifter", "find_function", "numbers_of"]
+__all__ = ["Body", "Lift", "Lifter", "numbers_of"]

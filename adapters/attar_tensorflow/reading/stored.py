@@ -1,8 +1,7 @@
 """Graphs from files: SavedModel folders and frozen graphs. They run in a session of their own.
 
 A SavedModel is read by its graph, signatures and variables alone; the objects that wrote it are not revived.
-Before
-anything of a file is run it is searched for operators that could do harm.
+Before anything of a file is run it is searched for operators that could do harm.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ LIMIT = 1 << 31
 """Bytes that a protobuf may have."""
 
 # They reach files, the network or Python. A SavedModel's own saving and restoring (SaveV2, RestoreV2) is not
-# among
-# them: it is only told where its variables lie.
+# among them: it is only told where its variables lie.
 HARMFUL = frozenset(
     [
         "EagerPyFunc",
@@ -50,16 +48,13 @@ HARMFUL = frozenset(
         "DebugIdentity",
         "DebugIdentityV2",
         "DebugIdentityV3",
-        "PrintV2",
-        "Print",
         "RpcCall",
         "RpcClient",
         "RpcServer",
         "Save",
         "SaveSlices",
-        "TensorArrayCloseV9",
     ]
-) - {"Print", "PrintV2", "TensorArrayCloseV9"}
+)
 
 
 def read_saved_model(folder: Path, signature: str | None) -> Program:

@@ -18,10 +18,11 @@ def write_model(model: ir.Model, *, registry: Registry, **options: Any) -> Expor
     Args:
         registry: whose `attar_lowerings("tensorflow")` say how each operator is written.
         options: `form`: "keras" (a functional `keras.Model`), "module" (a `tf.Module`) or "auto", which is
-            Keras where the graph allows it. `layout`: "source" keeps the axes of inputs and outputs as the IR
-            has them; "channels_last" gives and takes images as TensorFlow does. `fake_quantize`: write pairs
-            of QuantizeLinear and DequantizeLinear as TensorFlow's fake quantization, which trains and which
-            TensorFlow Lite turns into integers, but rounds ties in another way.
+            Keras where Keras can say the network, else a module, with a note that says why. `layout`:
+            "source" keeps the axes of inputs and outputs as the IR has them; "channels_last" gives and takes
+            images as TensorFlow does (a Keras model only). `fake_quantize`: write pairs of QuantizeLinear and
+            DequantizeLinear as TensorFlow's fake quantization, which trains and which TensorFlow Lite turns
+            into integers, but rounds ties in another way.
 
     Raises:
         InputError: an option is unknown or has an impossible value.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from attar.errors import InputError
+from attar.conversion.view import op_key
+from attar.errors import ConversionError, InputError
 
 _LIMIT = 1 << 26  # bytes of one constant in a config; anything larger is a weight or damage
 
@@ -62,6 +63,11 @@ def decode_value(data: dict[str, Any] | None) -> ir.Value | None:
 
 
 def encode_attributes(node: ir.Node) -> dict[str, Any]:
+    """The attributes of `node`.
+
+    Raises:
+        ConversionError: one has no plain form.
+    """
     found: dict[str, Any] = {}
     for name, attribute in node.attributes.items():
         value = attribute.value
@@ -70,7 +76,12 @@ def encode_attributes(node: ir.Node) -> dict[str, Any]:
         elif attribute.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS):
             value = list(value)
         elif attribute.type not in (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING):
-            raise InputError(f"{node.name!r}: the attribute {name!r} has no plain form")
+            op = op_key(node)
+            raise ConversionError(
+                f"a Keras layer cannot hold the {op} node {node.name!r}: "
+                f"its attribute {name!r} has no plain form",
+                missing={op: [node.name or "?"]},
+            )
         found[name] = {"type": attribute.type.name, "value": value}
     return found
 
@@ -89,6 +100,7 @@ def decode_attributes(data: dict[str, Any]) -> list[ir.Attr]:
 def encode_node(node: ir.Node, opset: int, wanted: list[bool]) -> dict[str, Any]:
     """`node` without its constants, which the caller adds to "inputs" as "constant" or "weight"."""
     return {
+        "name": node.name or "",
         "op": node.op_type,
         "domain": node.domain,
         "opset": opset,
@@ -100,8 +112,8 @@ def encode_node(node: ir.Node, opset: int, wanted: list[bool]) -> dict[str, Any]
     }
 
 
-def decode_node(data: dict[str, Any], name: str) -> ir.Node:
-    """The node of `encode_node`.
+def decode_node(data: dict[str, Any], layer: str) -> ir.Node:
+    """The node of `encode_node`, for the layer of that name.
 
     Raises:
         InputError: the data is damaged.
@@ -113,11 +125,11 @@ def decode_node(data: dict[str, Any], name: str) -> ir.Node:
             [decode_value(v) for v in data["inputs"]],
             decode_attributes(data["attributes"]),
             num_outputs=len(data["outputs"]),
-            name=name,
+            name=str(data.get("name") or layer),
         )
         for value, entry in zip(node.outputs, data["outputs"], strict=True):
             decoded = decode_value({**entry, "constant": None})
             value.name, value.type, value.shape = decoded.name, decoded.type, decoded.shape
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the config of the attar layer {name!r} is damaged: {error}") from error
+        raise InputError(f"the config of the attar layer {layer!r} is damaged: {error}") from error
     return node

@@ -144,7 +144,6 @@ class Writer:
         outputs = lowered(self.table[view.op], ctx, view)
         for value, tensor in zip(node.outputs, outputs, strict=False):
             array = np.asarray(tensor)
-            new = self.model.graph.initializers.get(f"{value.name}_folded")
             new = ir.Value(
                 name=next((v.name for v in node.inputs if v is not None), value.name),
                 type=value.type,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
@@ -19,7 +19,7 @@ class Refusals:
 
     def attempt(self, node: ir.Node, lower: Callable[[ir.Node], None]) -> None:
         """Call `lower(node)`."""
-        if any(v in self._doubtful for v in node.inputs if v is not None):
+        if any(v in self._doubtful for v in _needs(node)):
             self._doubtful.update(node.outputs)
             return
         try:
@@ -44,3 +44,14 @@ class Refusals:
                 missing.setdefault(op, []).extend(nodes)
         reasons = dict.fromkeys(error.message.split("\n")[0] for error in self._errors)
         raise ConversionError("; ".join(reasons), missing=missing)
+
+
+def _needs(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of `node` and of the nodes in its subgraphs, which may be values around it."""
+    yield from (v for v in node.inputs if v is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            inner = attribute.as_graph()
+            yield from inner.outputs
+            for each in ir.traversal.RecursiveGraphIterator(inner):
+                yield from (v for v in each.inputs if v is not None)

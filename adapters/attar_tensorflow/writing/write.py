@@ -11,7 +11,7 @@ import onnx_ir as ir
 from attar.adapters import Exported
 from attar.conversion import prepare
 from attar.errors import ConversionError, InputError, did_you_mean
-from attar.graph import tidy
+from attar.graph import clone, tidy
 from attar.registry import Registry
 from attar.specs import input_specs
 from attar_tensorflow.installed import need_tensorflow
@@ -49,31 +49,39 @@ def write(model: ir.Model, *, registry: Registry, **options: Any) -> Exported:
         _fake(prepared, notes)
     from attar_tensorflow.writing.functional import why_not
 
-    reason = why_not(prepared)
-    if reason and chosen["form"] == "keras":
+    form = chosen["form"]
+    reason = why_not(prepared) if form != "module" else None
+    if reason and form == "keras":
         raise ConversionError(f"a Keras model cannot say this network: {reason}", hint='form="module" can')
     # A sum that rounds to the other side moves an activation by a whole step.
     quantized = any(n.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for n in prepared.graph)
     tolerance = 0.05 if chosen["fake_quantize"] or quantized else 1e-3
-    names = [s.name for s in input_specs(prepared)]
-    outputs = list(prepared.graph.outputs)
-    if reason or chosen["form"] == "module":
-        from attar_tensorflow.writing.module import Network
+    keep = chosen["layout"] == "source"
+    if form == "keras" or (form == "auto" and not reason):
+        try:
+            network, run = _keras(clone(prepared), table, keep)
+            return Exported(network, run, tuple(notes), tolerance)
+        except ConversionError as error:
+            if form == "keras":
+                raise
+            reason = error.message.split("\n")[0]
+    network, run = _module(prepared, table)
+    if reason:
+        notes.append(f"written as a tf.Module: {reason}")
+    if not keep:
+        notes.append("a tf.Module takes and gives images as the source does, not channels-last")
+    return Exported(network, run, tuple(notes), tolerance)
 
-        if reason:
-            notes.append(f"written as a tf.Module: {reason}")
-        network = Network(prepared, table)
-        return Exported(network, runner(network, outputs, names), tuple(notes), tolerance)
-    return _keras(prepared, table, chosen, notes, tolerance)
+
+def _module(prepared: ir.Model, table: Mapping[str, Any]) -> tuple[Any, Any]:
+    from attar_tensorflow.writing.module import Network
+
+    network = Network(prepared, table)
+    return network, runner(network, prepared.graph.outputs, [s.name for s in input_specs(prepared)])
 
 
-def _keras(
-    prepared: ir.Model,
-    table: Mapping[str, Any],
-    chosen: Mapping[str, Any],
-    notes: list[str],
-    tolerance: float,
-) -> Exported:
+def _keras(prepared: ir.Model, table: Mapping[str, Any], keep: bool) -> tuple[Any, Any]:
+    """A Keras model and its runner; `keep` the layout of inputs and outputs. Works in `prepared`."""
     from attar_tensorflow.writing.functional import Writer
     from attar_tensorflow.writing.fusions import join_dense
     from attar_tensorflow.writing.layers.recurrent import join_recurrent
@@ -84,7 +92,6 @@ def _keras(
     join_dense(prepared.graph)
     join_recurrent(prepared.graph)
     tidy(prepared)
-    keep = chosen["layout"] == "source"
     channels_last(prepared.graph, keep_interface=keep)
     network = Writer(prepared, table).write()
     now = [*prepared.graph.inputs, *prepared.graph.outputs]
@@ -92,9 +99,7 @@ def _keras(
     count = len(names)
     if keep:
         turned = [0] * len(turned)
-    return Exported(
-        network, runner(network, outputs, names, turned[:count], turned[count:]), tuple(notes), tolerance
-    )
+    return network, runner(network, outputs, names, turned[:count], turned[count:])
 
 
 def _refuse_outputs(prepared: ir.Model) -> None:

@@ -82,13 +82,13 @@ def unpack(about: Mapping[str, Any], data: bytes, shape: tuple[int, ...], itemsi
     """The words that `pack` was given.
 
     Args:
-        about: as `Packed.describe` gave it.
+        about: as `Packed.describe` gave it; types of values are not checked (`manifest.check_manifest` does).
         data: the coded streams, one behind the other.
 
     Raises:
         InputError: the description is not one that `pack` makes, or the data do not fit it.
     """
-    form, axis, size = about["form"], int(about["axis"]), math.prod(shape)
+    form, axis, size = about["form"], about["axis"], math.prod(shape)
     if itemsize not in _WORDS:
         raise InputError(f"no numbers have {itemsize!r} bytes")
     word = np.dtype(_WORDS[itemsize])
@@ -103,7 +103,7 @@ def unpack(about: Mapping[str, Any], data: bytes, shape: tuple[int, ...], itemsi
         out[full] = _from_planes(reader.take(count * itemsize), count, word)
     elif form == "codebook":
         whole = axis == -1
-        if not whole and not 0 <= axis < len(shape):
+        if not whole and not (size and 0 <= axis < len(shape)):
             raise InputError(f"a codebook along axis {axis!r} does not fit the shape {list(shape)}")
         rows = 1 if whole else shape[axis]
         turned = () if whole else (shape[axis], *(n for i, n in enumerate(shape) if i != axis))
@@ -129,11 +129,11 @@ class _Reader:
         coder, coded, said = part["coder"], part["coded"], part["bytes"]
         if said != size:
             raise InputError(f"a stream of {size} bytes is declared with {said}")
-        if not isinstance(coded, int) or not 0 <= coded <= len(self._data) - self._at:
+        if not 0 <= coded <= len(self._data) - self._at:
             raise InputError("a stream is cut short")
         piece = self._data[self._at : self._at + coded]
         self._next, self._at = self._next + 1, self._at + coded
-        return streams.decode(str(coder), piece, size)
+        return streams.decode(coder, piece, size)
 
     def end(self) -> None:
         if self._next != len(self._parts) or self._at != len(self._data):
@@ -183,6 +183,8 @@ def _from_book(reader: _Reader, rows: int, columns: int, word: np.dtype[Any]) ->
     counts = np.frombuffer(reader.take(2 * rows), "<u2").astype(np.int64) + 1
     if rows * columns == 0:
         counts = np.zeros(rows, np.int64)
+    if (counts > columns).any():  # else a small tensor could ask for a book of any size
+        raise InputError("a codebook has more entries than numbers")
     total = int(counts.sum())
     entries = _from_planes(reader.take(total * word.itemsize), total, word)
     kind = np.dtype(np.uint16 if counts.max(initial=0) > 256 else np.uint8)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import math
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.bundle import codec
-from attar.bundle.write import FORMAT, MANIFEST, MODEL, RECIPE, REPORT
+from attar.bundle.manifest import check_manifest, parse_json
+from attar.bundle.write import MANIFEST, MODEL, RECIPE, REPORT
 from attar.errors import InputError
+from attar.graph.read import proto_graphs
 
 SUFFIX = ".attar"
 _ENTRY = re.compile(r"weights/\d{5,7}")
@@ -64,25 +66,39 @@ def read(path: str | Path, *, limit: int | None = None) -> Bundle:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a bundle")
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            room = max(_FLOOR, _TIMES * path.stat().st_size) if limit is None else limit
-            return _Reader(archive, str(path), room).bundle()
+        with path.open("rb") as file:
+            with _sound(str(path)):
+                archive = zipfile.ZipFile(file)
+            with archive:
+                size = path.stat().st_size
+                room = max(_FLOOR, _TIMES * size) if limit is None else limit
+                return _Reader(archive, str(path), size, room).bundle()
     except InputError as error:
         if error.message.startswith(str(path)):
             raise
         raise InputError(f"{path}: {error.message}", hint=error.hint) from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{path} is not an attar bundle, or it is damaged or cut short ({error})") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+
+
+@contextlib.contextmanager
+def _sound(source: str) -> Iterator[None]:
+    """Around what zipfile reads: its errors are the file's.
+
+    BadZipFile is for headers, checksums and what is no zip; zlib.error and EOFError for data;
+    UnicodeDecodeError for names; RuntimeError for encrypted entries, and as NotImplementedError for versions
+    and forms of zip that it does not know.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError) as error:
         raise InputError(
-            f"{path} is damaged: its manifest does not say what it should ({type(error).__name__}: {error})"
+            f"{source} is not an attar bundle, or it is damaged or cut short ({error})"
         ) from error
 
 
 class _Reader:
-    def __init__(self, archive: zipfile.ZipFile, source: str, room: int) -> None:
+    def __init__(self, archive: zipfile.ZipFile, source: str, size: int, room: int) -> None:
         self.archive, self.source, self.room = archive, source, room
         infos = archive.infolist()
         if len(infos) > _ENTRIES:
@@ -90,38 +106,56 @@ class _Reader:
         self.infos = {info.filename: info for info in infos}
         if len(self.infos) != len(infos):
             raise InputError(f"{source} has two entries of one name")
-        for name in self.infos:
+        for name, info in self.infos.items():
+            # Only what `write` uses: others bring decoders with limits and errors of their own.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InputError(
+                    f"{source}: the entry {name!r:.200} is compressed by method {info.compress_type}"
+                )
+            if not 0 <= info.header_offset < size:
+                raise InputError(f"{source}: the entry {name!r:.200} lies outside the file")
             if name not in (MANIFEST, MODEL, RECIPE, REPORT) and not _ENTRY.fullmatch(name):
                 raise InputError(f"{source} has the entry {name!r:.200}, which no bundle has")
 
     def bundle(self) -> Bundle:
-        manifest = json.loads(self._bytes(MANIFEST, _TEXT))
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            found = manifest.get("format") if isinstance(manifest, dict) else None
-            raise InputError(
-                f"{self.source} is a bundle of format {found!r:.40}; this attar reads {FORMAT}",
-                hint="a newer attar may read it",
-            )
+        manifest = parse_json(self._bytes(MANIFEST, _TEXT), MANIFEST)
+        check_manifest(manifest)
         self.hashes: Mapping[str, str] = manifest["files"]
         if set(self.hashes) != set(self.infos) - {MANIFEST}:
             raise InputError(f"{self.source} does not hold the entries that its manifest names")
-        whole = sum(math.prod(_shape(w)) * int(w["itemsize"]) for w in manifest["weights"])
-        whole += self.infos[MODEL].file_size
-        if whole > self.room:
-            raise InputError(
-                f"{self.source} would unpack to {whole} bytes, more than the limit of {self.room}",
-                hint="if you trust it, give a higher limit",
-            )
+        weights = sum(math.prod(w["shape"]) * w["itemsize"] for w in manifest["weights"])
+        self._within(self._info(MODEL).file_size + weights)
         proto = graph.parse(self._checked(MODEL), self.source)
         model = self._model(proto, {w["entry"]: w for w in manifest["weights"]})
-        recipe = self._checked(RECIPE).decode() if RECIPE in self.infos else None
-        report = json.loads(self._checked(REPORT)) if REPORT in self.infos else None
-        return Bundle(model, recipe, report, manifest)
+        report = parse_json(self._checked(REPORT), REPORT) if REPORT in self.infos else None
+        return Bundle(model, self._recipe(), report, manifest)
+
+    def _recipe(self) -> str | None:
+        if RECIPE not in self.infos:
+            return None
+        try:
+            return self._checked(RECIPE).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.source}: the entry {RECIPE} is no text ({error})") from error
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        if name not in self.infos:
+            raise InputError(f"{self.source} is not an attar bundle: it has no {name}")
+        return self.infos[name]
+
+    def _within(self, size: int) -> None:
+        """Accept `size` as what the bundle may unpack to."""
+        if size > self.room:
+            raise InputError(
+                f"{self.source} would unpack to {size} bytes, more than the limit of {self.room}",
+                hint="if you trust it, give a higher limit",
+            )
 
     def _model(self, proto: Any, weights: Mapping[str, Mapping[str, Any]]) -> ir.Model:
         """The model with its weights put in place of their names."""
         done: dict[str, bytes] = {}
-        for part in _graphs(proto.graph):
+        size = self._info(MODEL).file_size
+        for part in proto_graphs(proto.graph):
             for tensor in part.initializer:
                 if tensor.data_location != tensor.EXTERNAL:
                     continue
@@ -132,6 +166,8 @@ class _Reader:
                     )
                 if where not in done:
                     done[where] = self._weight(weights[where])
+                size += len(done[where])  # of each name, since each gets its own copy
+                self._within(size)
                 del tensor.external_data[:]
                 tensor.ClearField("data_location")
                 tensor.raw_data = done[where]
@@ -140,9 +176,8 @@ class _Reader:
         return graph.from_proto(proto, None, self.source)
 
     def _weight(self, about: Mapping[str, Any]) -> bytes:
-        shape, itemsize = _shape(about), int(about["itemsize"])
-        data = self._checked(str(about["entry"]))
-        words = codec.unpack(about, data, shape, itemsize)
+        data = self._checked(about["entry"])
+        words = codec.unpack(about, data, tuple(about["shape"]), about["itemsize"])
         plain = words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
         if hashlib.sha256(plain).hexdigest() != about["sha256"]:
             raise InputError(f"{self.source}: the weight in {about['entry']} is not the one that was packed")
@@ -157,32 +192,12 @@ class _Reader:
 
     def _bytes(self, name: str, limit: int) -> bytes:
         """An entry, of which no more is unpacked than it declares, and no more than `limit`."""
-        info = self.infos.get(name)
-        if info is None:
-            raise InputError(f"{self.source} is not an attar bundle: it has no {name}")
+        info = self._info(name)
         if info.file_size > limit:
             raise InputError(f"{self.source}: the entry {name} has {info.file_size} bytes, more than {limit}")
-        with self.archive.open(info) as stream:  # zipfile stops at the declared size and checks the CRC
+        # zipfile stops at the declared size and checks the CRC.
+        with _sound(self.source), self.archive.open(info) as stream:
             data = stream.read(info.file_size + 1)
         if len(data) != info.file_size:
             raise InputError(f"{self.source}: the entry {name} is cut short")
         return data
-
-
-def _shape(about: Mapping[str, Any]) -> tuple[int, ...]:
-    shape = tuple(about["shape"])
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise InputError(f"a weight has the impossible shape {about['shape']!r:.100}")
-    if about["itemsize"] not in (1, 2, 4, 8):
-        raise InputError(f"a weight has numbers of {about['itemsize']!r:.40} bytes")
-    return shape
-
-
-def _graphs(part: Any) -> Any:
-    yield part
-    for node in part.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from _graphs(inner)

@@ -45,7 +45,7 @@ def decode(coder: str, data: bytes, size: int) -> bytes:
             out = machine.decompress(data, max_length=size + 1)
             while len(out) <= size and not machine.eof and not machine.needs_input:
                 out += machine.decompress(b"", max_length=size + 1 - len(out))
-        except (lzma.LZMAError, EOFError, MemoryError) as error:
+        except lzma.LZMAError as error:
             raise InputError(f"a coded stream is damaged: {error}") from error
     else:
         raise InputError(f"unknown coder {coder!r:.40}")

@@ -12,7 +12,7 @@ import click
 from attar.cli import data as given
 from attar.cli.app import EXIT_DECLINED, emit_json, note, shared_options, state_of, threads_option
 from attar.cli.progress import progress
-from attar.cli.shell import complete_metric, complete_pass, complete_preset, complete_target
+from attar.cli.shell import complete_metric, complete_pass, complete_preset, target_option
 from attar.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 @given.data_option(
     "--data", "labelled", "Labelled data for --evaluate; else the labels of the calibration data."
 )
-@click.option(
-    "--target", default="cpu", show_default=True, shell_complete=complete_target, help="Where it will run."
-)
+@target_option
 @click.option(
     "--costs",
     type=click.Path(path_type=Path),

@@ -9,7 +9,7 @@ import click
 from attar.cli import data as given
 from attar.cli.app import clean, emit, shared_options, threads_option
 from attar.cli.progress import progress
-from attar.cli.shell import complete_metric, complete_preset, complete_target
+from attar.cli.shell import complete_metric, complete_preset, target_option
 
 
 @click.command()
@@ -22,9 +22,7 @@ from attar.cli.shell import complete_metric, complete_preset, complete_target
 @click.option(
     "--recipe", default="int8", show_default=True, shell_complete=complete_preset, help="What to explain."
 )
-@click.option(
-    "--target", default="cpu", show_default=True, shell_complete=complete_target, help="Where it will run."
-)
+@target_option
 @click.option(
     "--top",
     type=click.IntRange(min=0),

@@ -83,6 +83,10 @@ complete_metric = _completes(_metrics)
 complete_framework = _completes(_frameworks)
 complete_preset = _completes(_presets)
 
+target_option = click.option(
+    "--target", default="cpu", show_default=True, shell_complete=complete_target, help="Where it will run."
+)
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))

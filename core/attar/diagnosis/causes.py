@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from attar import graph
+from attar.rewrite.edit import at, int_of
 from attar.statistics import Statistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -82,7 +83,7 @@ def quantized_view(node: ir.Node) -> Quantized:
     low = high = None
     source = _dequantize(node, 0)
     if source is not None and source.inputs[0] is not None and graph.const_array(source.inputs[0]) is None:
-        scale, zero = graph.const_array(source.inputs[1]), graph.const_array(source.inputs[2])
+        scale, zero = graph.const_array(source.inputs[1]), graph.const_array(at(source, 2))
         if scale is not None and zero is not None and scale.size == 1:
             info = np.iinfo(zero.dtype)
             low = float(scale) * (info.min - int(zero))
@@ -97,7 +98,7 @@ def quantized_view(node: ir.Node) -> Quantized:
 
 
 def _dequantize(node: ir.Node, index: int) -> ir.Node | None:
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = at(node, index)
     maker = None if value is None else value.producer()
     return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
@@ -145,17 +146,15 @@ def _channel_imbalance(seen: Statistics | None) -> list[Cause]:
 
 
 def _weight_imbalance(node: ir.Node, codes: Quantized) -> list[Cause]:
-    weight = graph.const_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    weight = graph.const_array(at(node, 1))
     if weight is None or weight.ndim < 2 or codes.scales is None or codes.scales.size > 1:
         return []
-    trans = node.attributes.get("transB")
-    axis = 0 if node.op_type == "Conv" or (trans is not None and trans.value) else weight.ndim - 1
+    axis = 0 if node.op_type == "Conv" or int_of(node, "transB", 0) else weight.ndim - 1
     rows = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(axis=1)
     live = rows[rows > 0]
     if not live.size or live.max() < _IMBALANCE * np.median(live):
         return []
-    group = node.attributes.get("group")
-    kind = "depthwise layer" if group is not None and group.value == weight.shape[0] > 1 else "layer"
+    kind = "depthwise layer" if int_of(node, "group", 1) == weight.shape[0] > 1 else "layer"
     ratio = live.max() / np.median(live)
     text = f"one scale for a {kind} whose widest output channel is {ratio:.0f} times the median one"
     return [Cause("weight imbalance", text, "granularity='per_channel', or quantize.equalize before")]

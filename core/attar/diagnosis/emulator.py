@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from attar import graph
 from attar.diagnosis.integer_layers import IntegerLayer, inputs_of, integer_layers
@@ -48,7 +48,10 @@ class SaturatingSession(Session):
     ) -> None:
         self.inputs, self.outputs = like.inputs, like.outputs
         self.layers = integer_layers(model)
-        self._like, self._saturate = like, saturate
+        self._saturate = saturate
+        self._constants = {
+            t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in like.outputs
+        }
         self._stages = _Cut(model, self.layers).stages(runtime, threads)
 
     @property
@@ -62,7 +65,7 @@ class SaturatingSession(Session):
         return all(layer.bound <= HIGH for layer in self.layers)
 
     def run(self, feeds: Feeds) -> list[Array]:
-        values: dict[str, Array] = {k: np.asarray(v) for k, v in feeds.items()}
+        values: dict[str, Array] = {**self._constants, **{k: np.asarray(v) for k, v in feeds.items()}}
         missing = [spec.name for spec in self.inputs if spec.name not in values]
         if missing:
             raise InputError(f"input {missing[0]!r} is missing")
@@ -71,13 +74,7 @@ class SaturatingSession(Session):
                 found = stage.session.run({name: values[name] for name in stage.reads})
                 values.update(zip(stage.makes, found, strict=True))
             for layer in stage.layers:
-                zero = (
-                    layer.zero
-                    if isinstance(layer.zero, int)
-                    else int(values[layer.zero])
-                    if layer.zero
-                    else 0
-                )
+                zero = layer.zero if isinstance(layer.zero, int) else int(values[layer.zero])
                 values[layer.result] = layer.run(values[layer.codes], zero, saturate=self._saturate)
             for name in stage.done:
                 values.pop(name, None)
@@ -153,7 +150,7 @@ class _Cut:
         for level, (_, outside) in enumerate(pieces):
             reads.update(dict.fromkeys(outside, level))
         for layer in self.layers:
-            for name in (layer.codes, layer.zero if isinstance(layer.zero, str) else ""):
+            for name in (layer.codes, layer.zero) if isinstance(layer.zero, str) else (layer.codes,):
                 reads[name] = max(reads.get(name, 0), self.level.get(layer.codes, 0))
         reads.update(dict.fromkeys(self.outputs, last + 1))
         found = []

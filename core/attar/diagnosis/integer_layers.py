@@ -118,14 +118,15 @@ class IntegerLayer:
 
 def integer_layers(model: onnx.ModelProto) -> list[IntegerLayer]:
     """The layers of the main graph whose sums may saturate, in order. Depthwise convolutions are none:
-    they are computed in 32 bits, as are products of two activations."""
+    they are computed in 32 bits, as are products of two activations. What follows from constants alone is
+    left to the runtime, which folds it."""
     found = _Reader(model)
     layers = []
     for node in model.graph.node:
         reader = _READERS.get(node.op_type)
         if reader is not None:
             layer = reader(found, node)
-            if layer is not None:
+            if layer is not None and layer.codes in found.computed:
                 layers.append(layer)
     return layers
 
@@ -141,6 +142,10 @@ class _Reader:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
         self.outputs = {value.name for value in model.graph.output}
+        self.computed = {value.name for value in model.graph.input}
+        for node in model.graph.node:
+            if inputs_of([node]) & self.computed:
+                self.computed.update(node.output)
 
     def array(self, name: str) -> Array | None:
         tensor = self.tensors.get(name)
@@ -149,16 +154,16 @@ class _Reader:
     def input(self, node: onnx.NodeProto, index: int) -> str:
         return node.input[index] if index < len(node.input) else ""
 
-    def dequantized(self, node: onnx.NodeProto, index: int) -> tuple[str, Array, Array | None, int] | None:
-        """(codes, scale, zero point, axis) of an operand that DequantizeLinear makes."""
+    def dequantized(self, node: onnx.NodeProto, index: int) -> tuple[str, Array, Array | None] | None:
+        """(codes, scale, zero point) of an operand that DequantizeLinear makes. Kernels take several scales
+        for those of the outputs, whatever axis is named."""
         maker = self.makers.get(self.input(node, index))
         if maker is None or maker.op_type != "DequantizeLinear":
             return None
         scale, zero = self.array(self.input(maker, 1)), self.array(self.input(maker, 2))
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in maker.attribute}
-        if scale is None or scale.ndim > 1 or attributes.get("block_size", 0):
+        if scale is None or scale.ndim > 1 or _attributes(maker).get("block_size", 0):
             return None
-        return maker.input[0], scale, zero, int(attributes.get("axis", 1))
+        return maker.input[0], scale, zero
 
     def follower(self, name: str) -> onnx.NodeProto | None:
         users = self.users.get(name, [])
@@ -176,9 +181,12 @@ def _qdq(found: _Reader, node: onnx.NodeProto) -> IntegerLayer | None:
     matrix, geometry = _arranged(node, codes)
     if matrix is None:
         return None
+    outputs = matrix.shape[0 if geometry is not None else 1]
     unit = (weight[1].astype(np.float32) * data[1].astype(np.float32)).reshape(-1)
-    bias = _bias(found, node, unit)
-    if isinstance(bias, str):
+    if unit.size not in (1, outputs):
+        return None  # scales of inputs cannot be taken out of the sums
+    taken, bias = _bias(found, node, unit, outputs)
+    if not taken:
         return None
     own = np.zeros(1, np.int8) if weight[2] is None else weight[2].reshape(-1)
     layer = IntegerLayer(
@@ -201,25 +209,29 @@ def _qdq(found: _Reader, node: onnx.NodeProto) -> IntegerLayer | None:
     return layer if node.op_type != "Conv" else None
 
 
-def _bias(found: _Reader, node: onnx.NodeProto, unit: Array) -> Array | str | None:
-    """In steps of the sums; a reason where it is none that integer kernels take."""
+def _bias(found: _Reader, node: onnx.NodeProto, unit: Array, outputs: int) -> tuple[bool, Array | None]:
+    """Whether integer kernels take the bias, or there is none; and what it is in steps of the sums."""
     name = found.input(node, 2)
     if node.op_type == "MatMul" or not name:
-        return None
+        return True, None
     quantized = found.dequantized(node, 2)
-    if quantized is not None:
-        codes = found.array(quantized[0])
-        return "is computed" if codes is None else codes.astype(np.int64).reshape(-1)
-    real = found.array(name)
-    if real is None:
-        return "is computed"
-    return np.asarray(np.rint(real.reshape(-1).astype(np.float64) / unit), np.int64)
+    known = found.array(name if quantized is None else quantized[0])
+    # One number an output: a bias of rows would be added along the wrong axis.
+    if known is None or known.size not in (1, outputs) or known.shape[-1:] not in ((), (known.size,)):
+        return False, None
+    flat = known.reshape(-1)
+    # The kernels take codes for steps of the sums, whatever their scale says.
+    return True, np.asarray(np.rint(flat.astype(np.float64) / unit) if quantized is None else flat, np.int64)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _arranged(node: onnx.NodeProto, codes: Array) -> tuple[Array | None, LayerInput | None]:
     """The weight as products go through it: `[K, columns]`, or its own layout with a convolution's geometry;
     None where sums cannot saturate or the form is unusual."""
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = _attributes(node)
     if node.op_type in ("Conv", "QLinearConv"):
         group, axes = attributes.get("group", 1), codes.ndim - 2
         if codes.shape[1] == 1 and codes.shape[0] == group:
@@ -231,7 +243,8 @@ def _arranged(node: onnx.NodeProto, codes: Array) -> tuple[Array | None, LayerIn
             tuple(attributes.get("strides", ones)), tuple(attributes.get("pads", pads)),
             tuple(attributes.get("dilations", ones)), auto.decode() if isinstance(auto, bytes) else auto,
         )  # fmt: skip
-    if codes.ndim != 2 or attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0:
+    plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+    if codes.ndim != 2 or attributes.get("transA", 0) or not plain:
         return None, None
     return (np.ascontiguousarray(codes.T) if attributes.get("transB", 0) else codes), None
 
@@ -262,7 +275,7 @@ def _qlinear(found: _Reader, node: onnx.NodeProto) -> IntegerLayer | None:
 
 def _dynamic(found: _Reader, node: onnx.NodeProto) -> IntegerLayer | None:
     """MatMulInteger of activations that are quantized at run time."""
-    codes, zero = found.array(found.input(node, 1)), found.input(node, 2)
+    codes, zero = found.array(found.input(node, 1)), found.input(node, 2) or 0
     maker = found.makers.get(node.input[0])
     if codes is None or codes.dtype != np.int8 or codes.ndim != 2:
         return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from attar import graph
@@ -16,9 +15,9 @@ from attar.context import Context
 from attar.diagnosis.causes import Cause, find_causes, quantized_view, saturated_sums
 from attar.diagnosis.saturation import Saturation, predict
 from attar.errors import AttarError, InputError
-from attar.feeds import one_sample, pieces
+from attar.feeds import Feeds, first_pieces, one_sample
 from attar.lowering import lower
-from attar.measure import differences, interleaved
+from attar.measure import differences, interleaved, worst_sqnr
 from attar.passes import Pass
 from attar.progress import Progress, Silent
 from attar.registry import Registry, default_registry
@@ -185,7 +184,9 @@ def _is_quantized(model: ir.Model) -> bool:
 def _reads_codes(node: ir.Node) -> bool:
     """Whether DequantizeLinear of a computed value feeds the node."""
     maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return maker is not None and maker.op_type == "DequantizeLinear" and maker.inputs[0] is not None
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return False
+    return graph.const_array(maker.inputs[0]) is None
 
 
 def _saturation(quantized: ir.Model, ctx: Context, samples: int) -> Saturation | None:
@@ -218,8 +219,7 @@ def _quantized_layers(fused: ir.Model, quantized: ir.Model) -> dict[str, tuple[i
         other = there.get(node.name)
         if node.op_type not in _LAYERS or other is None or other.op_type != node.op_type:
             continue
-        source = other.inputs[0].producer() if other.inputs[0] is not None else None
-        if source is not None and source.op_type == "DequantizeLinear":
+        if _reads_codes(other):
             pairs[node.name or ""] = (node, other)
     return pairs
 
@@ -237,19 +237,18 @@ class _Work:
 
     def sqnr(self, before: Session, after: Session) -> float:
         """Of the worst output, in decibels."""
-        data = self.ctx.calibration
-        parts = (p for b in data.take(self.samples) for p in pieces(b.inputs, data.specs))
-        found = [d.sqnr_db for d in differences(before, after, parts) if not math.isnan(d.sqnr_db)]
-        return min(found, default=math.inf)
+        return worst_sqnr(before, after, self._inputs())
+
+    def _inputs(self) -> Iterator[Feeds]:
+        return first_pieces(self.ctx.calibration, self.samples)
 
     def layers(
         self, pairs: Mapping[str, tuple[ir.Node, ir.Node]], quantized: ir.Model, progress: Progress
     ) -> list[Layer]:
         values = {name: node.inputs[0].name or "" for name, (node, _) in pairs.items() if node.inputs[0]}
-        axes = {
-            values[name]: 1 if node.op_type.startswith("Conv") else -1 for name, (node, _) in pairs.items()
+        wanted = {
+            values[name]: 1 if node.op_type.startswith("Conv") else None for name, (node, _) in pairs.items()
         }
-        wanted = {value: axis if axis == 1 else None for value, axis in axes.items()}
         statistics = self.ctx.statistics(self.fused, wanted)
         inside = self._propagated(pairs, quantized)
         reference, found = self.open(self.fused), []
@@ -275,21 +274,12 @@ class _Work:
     ) -> dict[str, float]:
         """SQNR of each layer's own result, float against quantized."""
         names = list(pairs)
-        sessions = [
+        before, after = (
             self.ctx.runtime.open(_tapped(model, names), threads=self.ctx.threads, optimize=False)
             for model in (self.fused, quantized)
-        ]
-        data = self.ctx.calibration
-        signal, noise = np.zeros(len(names)), np.zeros(len(names))
-        for batch in data.take(self.samples):
-            for feeds in pieces(batch.inputs, data.specs):
-                both = [session.run(feeds)[-len(names) :] for session in sessions]
-                for i, (a, b) in enumerate(zip(*both, strict=True)):
-                    signal[i] += float(np.square(a, dtype=np.float64).sum())
-                    noise[i] += float(np.square(a.astype(np.float64) - b).sum())
-        with np.errstate(divide="ignore"):
-            decibels = 10 * np.log10(signal / np.maximum(noise, 1e-300))
-        return dict(zip(names, map(float, decibels), strict=True))
+        )
+        taps = differences(before, after, self._inputs())[-len(names) :]
+        return {name: tap.sqnr_db for name, tap in zip(names, taps, strict=True)}
 
     def counterfactual(self, layer: Layer, quantized: Session, metric: float | None) -> Layer:
         """`layer` with what the metric gains and the time costs when it alone is left in float."""

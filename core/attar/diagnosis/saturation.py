@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from attar.diagnosis.emulator import SaturatingSession, emulate
-from attar.feeds import pieces
+from attar.diagnosis.emulator import emulate
+from attar.feeds import first_pieces
 from attar.lowering import lower
-from attar.measure import differences
+from attar.measure import worst_sqnr
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from attar.context import Context
     from attar.evaluation import Evaluation
-    from attar.runtime import Session
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -83,25 +77,15 @@ def predict(
         exact = emulate(lowered, ctx.runtime, threads=ctx.threads, saturate=False)
     output_db = math.inf
     if ctx.data is not None:
-        output_db = _noise(exact, session, _batches(ctx, samples))
+        output_db = worst_sqnr(exact, session, first_pieces(ctx.data, samples))
     elif ctx.feeds is not None:
-        output_db = _noise(exact, session, [ctx.feeds])
+        output_db = worst_sqnr(exact, session, [ctx.feeds])
     name, before, after = "", None, None
     if evaluation is not None:
         name, before, after = evaluation.name, evaluation.run(exact), evaluation.run(session)
     shares = [(layer.name, layer.lost.share) for layer in session.layers if layer.lost.cut]
     shares.sort(key=lambda pair: -pair[1])
     return Saturation(False, session.lost.share, output_db, tuple(shares), name, before, after)
-
-
-def _batches(ctx: Context, samples: int) -> Iterable[Mapping[str, Array]]:
-    data = ctx.calibration
-    return (piece for batch in data.take(samples) for piece in pieces(batch.inputs, data.specs))
-
-
-def _noise(exact: Session, session: SaturatingSession, batches: Iterable[Mapping[str, Array]]) -> float:
-    found = [d.sqnr_db for d in differences(exact, session, batches) if not math.isnan(d.sqnr_db)]
-    return min(found, default=math.inf)
 
 
 def _saturates_here() -> bool:

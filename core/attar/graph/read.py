@@ -90,14 +90,15 @@ def from_proto(proto: Any, base_dir: Path | None = None, source: str = "the mode
     return model
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
+def proto_graphs(graph: Any) -> Iterator[Any]:
+    """The `onnx.GraphProto` given and those inside it, each before what it holds."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+                yield from proto_graphs(attribute.g)
             for inner in attribute.graphs:
-                yield from _graphs(inner)
+                yield from proto_graphs(inner)
 
 
 def _refuse_lossy(proto: Any, source: str) -> None:
@@ -106,13 +107,13 @@ def _refuse_lossy(proto: Any, source: str) -> None:
             f"{source} carries training information (training_info), which would be lost",
             hint="export the model for inference",
         )
-    for graph in _graphs(proto.graph):
+    for graph in proto_graphs(proto.graph):
         for sparse in graph.sparse_initializer:
             raise InputError(
                 f"{source} has the sparse initializer {sparse.values.name!r}, which would be lost",
                 hint="store it as a dense initializer",
             )
-    nodes: Iterable[Any] = (n for g in _graphs(proto.graph) for n in g.node)
+    nodes: Iterable[Any] = (n for g in proto_graphs(proto.graph) for n in g.node)
     for node in (*nodes, *(n for f in proto.functions for n in f.node)):
         for attribute in node.attribute:
             if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from attar.errors import VerifyError
 from attar.graph.light import light_proto
+from attar.graph.read import proto_graphs
 
 _GENERATED = re.compile(r"^unk__\d+$")  # names that onnx invents for dimensions it knows nothing of
 _SHAPE_KEPT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
@@ -60,10 +61,7 @@ def _infer(proto: Any) -> Any:
 
 def _stand_in(graph: Any) -> None:
     """Put Identity in the place of operators that keep the shape, which onnx has no inference for."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _stand_in(attribute.g)
+    for node in [n for part in proto_graphs(graph) for n in part.node]:
         if node.domain in ("", "ai.onnx") and node.op_type in _SHAPE_KEPT and len(node.input) > 0:
             node.op_type = "Identity"
             del node.input[1:]

@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from attar.errors import InputError
-from attar.graph import const_array, is_learned
-from attar.rewrite.edit import Array, Edit, at, dims, int_of, string_of
-from attar.rewrite.shape_values import shape_entries, shape_numbers
+from attar.graph import all_nodes, const_array, is_learned
+from attar.rewrite.edit import Array, Edit, at, dims, int_of
+from attar.rewrite.shape_values import new_sizes, shape_numbers
 
 SMALL = 1 << 16
 """Bytes of a result that is folded whatever it replaces."""
@@ -256,21 +256,18 @@ def _from_inference(node: ir.Node) -> list[int] | None:
     return None if wanted.count(-1) > 1 or (0 in wanted and int_of(node, "allowzero", 0)) else wanted
 
 
+# ONNX Runtime loses the sizes of a Resize with `axes` when it moves a Transpose across it: one of the model,
+# or one of those that it puts around layers on images once they are quantized.
+_TRANSPOSED = frozenset({"Transpose", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool"})
+
+
 def known_size(node: ir.Node, edit: Edit) -> bool:
     """Resize whose computed sizes leave some axes as they are: only the others are named, with constants."""
-    given, shape = at(node, 3), dims(node.inputs[0])
-    if given is None or const_array(given) is not None or shape is None or "axes" in node.attributes:
+    found = new_sizes(node)
+    if found is None or edit.opset < 18 or any(n.op_type in _TRANSPOSED for n in all_nodes(edit.model)):
         return False
-    mode = string_of(node, "coordinate_transformation_mode", "half_pixel")
-    policy = string_of(node, "keep_aspect_ratio_policy", "stretch")
-    sizes = shape_entries(given)
-    if sizes is None or len(sizes) != len(shape) or mode == "tf_crop_and_resize" or policy != "stretch":
-        return False
-    axes = [k for k, size in enumerate(sizes) if size is None or size != shape[k]]
-    wanted = [size for k in axes if isinstance(size := sizes[k], int)]
-    if edit.opset < 18 or len(wanted) != len(axes) or not axes:
-        return False
-    node.replace_input_with(3, edit.constant(f"{node.outputs[0].name}_size", np.array(wanted, np.int64)))
+    axes, sizes = found
+    node.replace_input_with(3, edit.constant(f"{node.outputs[0].name}_size", np.array(sizes, np.int64)))
     node.attributes["axes"] = ir.AttrInt64s("axes", axes)
     return edit.did("computed size of Resize made constant")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from attar.graph import const_array
-from attar.rewrite.edit import Dim, at, dims, int_of
+from attar.rewrite.edit import at, dims, int_of, string_of
 
 
 def shape_numbers(value: ir.Value | None) -> list[int | None] | None:
@@ -16,9 +16,9 @@ def shape_numbers(value: ir.Value | None) -> list[int | None] | None:
     return None if entries is None else [e if isinstance(e, int) else None for e in entries]
 
 
-def shape_entries(value: ir.Value | None, depth: int = 0) -> list[Dim] | None:
-    """What is in a scalar or vector that is computed from shapes: numbers, names of dynamic axes, None for
-    what is unknown; None for all if it is opaque.
+def shape_entries(value: ir.Value | None, depth: int = 0) -> list[int | str] | None:
+    """What is in a scalar or vector that is computed from shapes: numbers and names of dynamic axes, where
+    an axis without a name is called after its value; None if it is opaque.
     """
     array = const_array(value)
     if array is not None:
@@ -27,11 +27,11 @@ def shape_entries(value: ir.Value | None, depth: int = 0) -> list[Dim] | None:
     if node is None or node.domain != "" or depth > 32:
         return None
     if node.op_type == "Shape":
-        shape = dims(node.inputs[0])
+        shape = _named_dims(node.inputs[0])
         if shape is None:
             return None
         start, end = int_of(node, "start", 0), int_of(node, "end", len(shape))
-        return list(shape[start:end])
+        return shape[start:end]
     if node.op_type == "Concat":
         parts = [shape_entries(v, depth + 1) for v in node.inputs]
         return None if any(p is None for p in parts) else [n for p in parts if p for n in p]
@@ -57,3 +57,30 @@ def shape_entries(value: ir.Value | None, depth: int = 0) -> list[Dim] | None:
         start, end = (int(b.reshape(-1)[0]) for b in bounds if b is not None)
         return numbers[start : end : 1 if step is None else int(step.reshape(-1)[0])]
     return None
+
+
+def _named_dims(value: ir.Value | None) -> list[int | str] | None:
+    shape = dims(value)
+    if value is None or shape is None:
+        return None
+    return [f"{value.name}[{axis}]" if d is None else d for axis, d in enumerate(shape)]
+
+
+def new_sizes(node: ir.Node) -> tuple[list[int], list[int]] | None:
+    """The axes that a Resize changes and their sizes, if these are numbers though its sizes are computed.
+
+    None as well where sizes of all axes mean something else than those of some: with a region or a ratio to
+    keep.
+    """
+    sizes, shape = at(node, 3), _named_dims(node.inputs[0])
+    if sizes is None or const_array(sizes) is not None or shape is None or "axes" in node.attributes:
+        return None
+    entries = shape_entries(sizes)
+    mode = string_of(node, "coordinate_transformation_mode", "half_pixel")
+    policy = string_of(node, "keep_aspect_ratio_policy", "stretch")
+    if entries is None or len(entries) != len(shape) or mode == "tf_crop_and_resize" or policy != "stretch":
+        return None
+    axes = [k for k, size in enumerate(entries) if size != shape[k]]
+    axes = axes or [k for k, size in enumerate(entries) if isinstance(size, int)]  # nothing changes
+    numbers = [size for k in axes if isinstance(size := entries[k], int)]
+    return (axes, numbers) if axes and len(numbers) == len(axes) else None

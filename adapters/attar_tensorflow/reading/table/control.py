@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from attar_tensorflow.reading.lifter import Lift, Lifter
+from attar_tensorflow.reading.lifter import Body, Lift, Lifter
 from attar_tensorflow.reading.loops import Loop
 from attar_tensorflow.reading.values import Const, Tensor, Variable
 from attar_tensorflow.reading.view import OpView
@@ -62,8 +62,8 @@ def while_loop(ctx: Lifter, view: OpView) -> Any:
     loop = Loop(
         name=view.name,
         start=list(view.inputs),
-        shapes=[_shape(t) for t in body.graph.inputs],
-        invariant=[_passes(body.graph, k) for k in range(len(view.inputs))],
+        shapes=[_shape(t) for t in body.inputs],
+        invariant=[_passes(body, k) for k in range(len(view.inputs))],
         cond=lambda values: ctx.call(cond, values)[0],
         body=lambda values: ctx.call(body, values),
     )
@@ -74,11 +74,11 @@ def _shape(tensor: Any) -> tuple[int | None, ...] | None:
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
-def _passes(graph: Any, k: int) -> bool:
-    tensor = graph.outputs[k]
+def _passes(body: Body, k: int) -> bool:
+    tensor = body.outputs[k]
     while tensor.op.type == "Identity":
         tensor = tensor.op.inputs[0]
-    return tensor is graph.inputs[k]
+    return tensor is body.inputs[k]
 
 
 def condition(ctx: Lifter, view: OpView) -> Any:

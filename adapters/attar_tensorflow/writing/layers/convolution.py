@@ -21,12 +21,12 @@ _PADDING = {1: keras.layers.ZeroPadding1D, 2: keras.layers.ZeroPadding2D, 3: ker
 _CROPPING = {1: keras.layers.Cropping1D, 2: keras.layers.Cropping2D, 3: keras.layers.Cropping3D}
 
 
-def pad_layer(pads: tuple[tuple[int, int], ...]) -> Factory:
-    return named("pad", _PADDING[len(pads)], padding=pads[0] if len(pads) == 1 else pads)
+def pad_layer(pads: tuple[tuple[int, int], ...], dtype: str | None) -> Factory:
+    return named("pad", _PADDING[len(pads)], padding=pads[0] if len(pads) == 1 else pads, dtype=dtype)
 
 
-def crop_layer(cuts: tuple[tuple[int, int], ...]) -> Factory:
-    return named("crop", _CROPPING[len(cuts)], cropping=cuts[0] if len(cuts) == 1 else cuts)
+def crop_layer(cuts: tuple[tuple[int, int], ...], dtype: str | None) -> Factory:
+    return named("crop", _CROPPING[len(cuts)], cropping=cuts[0] if len(cuts) == 1 else cuts, dtype=dtype)
 
 
 def spatial(view: View) -> list[int | None]:
@@ -34,13 +34,13 @@ def spatial(view: View) -> list[int | None]:
     return [d if isinstance(d, int) else None for d in (view.shape(0) or ())[1:-1]]
 
 
-def padding_of(window: Window) -> tuple[str, list[Factory]] | None:
+def padding_of(window: Window, dtype: str) -> tuple[str, list[Factory]] | None:
     """Keras' padding and the layer before it; None where neither says it."""
     if window.same:
         return "same", []
     if window.pads is None or any(a < 0 or b < 0 for a, b in window.pads):
         return None
-    return "valid", [] if window.plain else [pad_layer(window.pads)]
+    return "valid", [] if window.plain else [pad_layer(window.pads, dtype)]
 
 
 def _weights(view: View) -> tuple[np.ndarray, np.ndarray | None] | None:
@@ -58,7 +58,7 @@ def _conv(view: View) -> Made | None:
     w, b = found
     rank, groups = w.ndim - 2, view.attr("group", 1)
     window = window_of(view, w.shape[2:], spatial(view))
-    padding = padding_of(window)
+    padding = padding_of(window, dtype)
     strided, dilated = max(window.strides) > 1, max(window.dilations) > 1
     if padding is None or (strided and dilated):  # Keras refuses both at once
         return None
@@ -130,7 +130,7 @@ def _conv_transpose(view: View) -> Made | None:
         dtype=dtype,
     )
     weights = {"kernel": np.transpose(w, [*range(2, rank + 2), 1, 0])} | ({} if b is None else {"bias": b})
-    after = [crop_layer(cuts)] if any(map(any, cuts)) else []
+    after = [crop_layer(cuts, dtype)] if any(map(any, cuts)) else []
     return Made(layer, weights, after=after, sources=(1, 2) if b is not None else (1,), key=(strides, cuts))
 
 

@@ -139,6 +139,7 @@ def _embedding(view: View) -> Made | None:
         input_dim=table.shape[0],
         output_dim=table.shape[1],
         embeddings_initializer="zeros",
+        dtype="float32",
     )
     return Made(layer, {"embeddings": table}, inputs=(1,), sources=(0,))
 

@@ -54,5 +54,18 @@ def named(word: str, make: Callable[..., Any], **options: Any) -> Factory:
 
 def keras_type(view: View) -> str | None:
     """The floating-point type that a layer for this node computes in; None if the input has another type."""
+    dtype = str(view.dtype(0))
+    return dtype if dtype in ("float32", "float64", "float16", "bfloat16") else None
+
+
+def any_type(view: View) -> str | None:
+    """The type for a layer that only moves elements; None if Keras has no such tensors.
+
+    It is the input's, because Keras casts floating-point inputs to the type of the layer, and announces
+    outputs of some layers in it whatever the input is. Only "int8" would be no type but a way to quantize:
+    layers of bytes say "float32", which casts no integers.
+    """
     dtype = view.dtype(0)
-    return str(dtype) if str(dtype) in ("float32", "float64", "float16", "bfloat16") else None
+    if dtype.kind not in "iub":
+        return keras_type(view)
+    return "float32" if dtype == np.int8 else str(dtype)

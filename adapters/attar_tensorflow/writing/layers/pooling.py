@@ -53,7 +53,7 @@ def _pooling(classes: dict, window: Window, padding: str, view: View, pads: bool
         padding=padding,
         dtype=keras_type(view),
     )
-    return Made(layer, before=[pad_layer(window.pads)] if pads else [])
+    return Made(layer, before=[pad_layer(window.pads, keras_type(view))] if pads else [])
 
 
 def _max_pool(view: View) -> Made | None:

@@ -9,14 +9,8 @@ import numpy as np
 
 from attar_tensorflow.writing.context import View
 from attar_tensorflow.writing.layers.convolution import crop_layer, pad_layer
-from attar_tensorflow.writing.layers.made import Made, Maker, keras_type, named
+from attar_tensorflow.writing.layers.made import Made, Maker, any_type, keras_type, named
 from attar_tensorflow.writing.ops.resize import axes_of, repeats
-
-
-def _dtype(view: View) -> str | None:
-    """The layer's type; Keras casts floating-point inputs to it, so it must be theirs."""
-    kind = view.dtype(0).kind
-    return keras_type(view) if keras_type(view) else ("float32" if kind in "iub" else None)
 
 
 def _keeps_batch(view: View) -> bool:
@@ -33,7 +27,7 @@ def _keeps_batch(view: View) -> bool:
 
 
 def _reshape(view: View) -> Made | None:
-    after, dtype = view.out_shape(0), _dtype(view)
+    after, dtype = view.out_shape(0), any_type(view)
     if not _keeps_batch(view) or dtype is None or len(after) < 2:
         return None
     open_ = [d for d in after[1:] if not isinstance(d, int)]
@@ -44,7 +38,7 @@ def _reshape(view: View) -> Made | None:
 
 
 def _flatten(view: View) -> Made | None:
-    dtype, rank = _dtype(view), view.rank(0)
+    dtype, rank = any_type(view), view.rank(0)
     if view.attr("axis", 1) != 1 or dtype is None or rank is None or rank < 2:
         return None
     if not all(isinstance(d, int) for d in (view.shape(0) or ())[1:]):
@@ -53,16 +47,18 @@ def _flatten(view: View) -> Made | None:
 
 
 def _permute(view: View) -> Made | None:
-    perm, dtype = view.attr("perm"), _dtype(view)
+    perm, dtype = view.attr("perm"), any_type(view)
     if not perm or perm[0] != 0 or len(perm) < 3 or dtype is None:
         return None
     return Made(named("permute", keras.layers.Permute, dims=tuple(perm[1:]), dtype=dtype))
 
 
 def _concat(view: View) -> Made | None:
-    rank, dtype = view.rank(0), _dtype(view)
+    rank, dtype = view.rank(0), any_type(view)
     axis = view.attr("axis")
     if rank is None or dtype is None or axis % rank == 0 or len(view.inputs) < 2:
+        return None
+    if view.dtype(0) == np.int8:  # merging layers announce the type of the layer, which is another one then
         return None
     if any(v is None or view.is_const(i) or view.rank(i) != rank for i, v in enumerate(view.inputs)):
         return None
@@ -75,14 +71,8 @@ def _concat(view: View) -> Made | None:
 
 
 def _pad(view: View) -> Made | None:
-    rank, pads = view.rank(0), view.const(1)
-    if (
-        rank not in (3, 4, 5)
-        or pads is None
-        or len(pads) != 2 * rank
-        or keras_type(view) is None
-        or view.has(3)
-    ):
+    rank, pads, dtype = view.rank(0), view.const(1), keras_type(view)
+    if rank not in (3, 4, 5) or pads is None or len(pads) != 2 * rank or dtype is None or view.has(3):
         return None
     value = view.const(2) if view.has(2) else np.zeros([], np.float32)
     if view.attr("mode", "constant") != "constant" or value is None or float(value.reshape(())) != 0:
@@ -92,9 +82,9 @@ def _pad(view: View) -> Made | None:
         return None
     inner = tuple(amounts[1:-1])
     if all(a >= 0 and b >= 0 for a, b in inner):
-        return Made(pad_layer(inner))
+        return Made(pad_layer(inner, dtype))
     if all(a <= 0 and b <= 0 for a, b in inner):
-        return Made(crop_layer(tuple((-a, -b) for a, b in inner)))
+        return Made(crop_layer(tuple((-a, -b) for a, b in inner), dtype))
     return None
 
 

@@ -149,6 +149,7 @@ def _recurrent(view: View) -> Made | None:
         "use_bias": cells[0][1],
         "kernel_initializer": "zeros",
         "recurrent_initializer": "zeros",
+        "dtype": "float32",
     }
     if kind == "GRU":
         options["reset_after"] = bool(view.attr("linear_before_reset", 0))
@@ -162,7 +163,7 @@ def _recurrent(view: View) -> Made | None:
 
         def both(name: str) -> Any:
             inner = _LAYERS[kind](name=f"{name}_cell", **options)
-            return keras.layers.Bidirectional(inner, merge_mode=None, name=name)
+            return keras.layers.Bidirectional(inner, merge_mode=None, name=name, dtype="float32")
 
         layer, weights = both, {}
         for part, (found, _) in zip(("forward_layer", "backward_layer"), cells, strict=True):
