@@ -1,4 +1,4 @@
-"""Shell-style patterns with which options name nodes, values and weights: `conv_1*`, `*attention*`."""
+"""How options name what they mean: patterns of nodes, values and weights (`*attention*`), operator types."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def check_patterns(patterns: Iterable[str], names: Collection[str], *, option: s
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise RecipeError(f"{option} = {pattern!r} matches no {of}", hint=did_you_mean(pattern, names))
+
+
+def check_operators(
+    operators: Iterable[str], known: Collection[str], *, where: str, why: str = "whose weights are not known"
+) -> None:
+    """Operator types of an option `operators` must be ones that it can mean.
+
+    Args:
+        where: the pass.
+        why: what is wrong with those that it cannot.
+
+    Raises:
+        RecipeError: one is not in `known`; the hint shows those like it.
+    """
+    for operator in operators:
+        if operator not in known:
+            raise RecipeError(
+                f"{where}: option 'operators' names {operator!r}, {why}", hint=did_you_mean(operator, known)
+            )
 
 
 def names_in(model: ir.Model) -> list[str]:

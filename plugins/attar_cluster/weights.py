@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from attar import graph, invariants
 from attar.context import Context
-from attar.errors import RecipeError, Refused, did_you_mean
+from attar.errors import Refused
 from attar.gram import Gram, LayerInput, from_rows, layer_input, rows_of
 from attar.ops import rule_of
 from attar.passes import Choice, Doc, Pass, Range
-from attar.patterns import check_patterns, matches
+from attar.patterns import check_operators, check_patterns, matches
 from attar_cluster.kmeans import kmeans, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -45,12 +45,7 @@ class Weights(Pass, name="cluster.weights"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for operator in self.operators:
-            if operator not in OPERATORS:
-                raise RecipeError(
-                    f"{self.name}: option 'operators' names {operator!r}, whose weights are not known",
-                    hint=did_you_mean(operator, OPERATORS),
-                )
+        check_operators(self.operators, OPERATORS, where=self.name)
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
         readers = self._chosen(model, ctx)

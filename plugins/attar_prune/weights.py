@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from attar import graph, invariants
 from attar.context import Context
-from attar.errors import InputError, RecipeError, Refused, did_you_mean
+from attar.errors import InputError, RecipeError, Refused
 from attar.passes import Choice, Doc, Pass, Range
-from attar.patterns import check_patterns, matches
+from attar.patterns import check_operators, check_patterns, matches
 from attar_prune import masks, sparse
 from attar_prune.sparse_data import Effect, at_once, curve_of, each_gram, in_sequence
 from attar_prune.weights_layers import OPERATORS, Layer, find_layers
@@ -70,12 +70,7 @@ class Weights(Pass, name="prune.weights"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for operator in self.operators:
-            if operator not in OPERATORS:
-                raise RecipeError(
-                    f"{self.name}: option 'operators' names {operator!r}, whose weights are not known",
-                    hint=did_you_mean(operator, OPERATORS),
-                )
+        check_operators(self.operators, OPERATORS, where=self.name)
         if self.pattern:
             self._n_of_m()
         if self.block and len(self.block) != 2:

@@ -13,7 +13,7 @@ from attar.context import Context
 from attar.errors import RecipeError, Refused, did_you_mean
 from attar.kernels import COMPUTE
 from attar.passes import Doc, Pass, Range
-from attar.patterns import check_patterns, matches
+from attar.patterns import check_operators, check_patterns, matches
 from attar.statistics import Statistics
 from attar_quantize import planner
 from attar_quantize.choose import Correspondence, nearest
@@ -287,12 +287,7 @@ class Static(Pass, name="quantize.static"):
 
     def _check_names(self, units: list[Unit]) -> None:
         known = {n.op_type for u in units for n in u.nodes}
-        for operator in self.operators:
-            if operator not in known:
-                raise RecipeError(
-                    f"{self.name}: option 'operators' names {operator!r}, which the model does not have",
-                    hint=did_you_mean(operator, known),
-                )
+        check_operators(self.operators, known, where=self.name, why="which the model does not have")
         check_names(self._overrides(), units, f"{self.name}: option 'overrides'")
         names = [n.name or "" for u in units for n in u.nodes]
         names += [v.name or "" for u in units for n in u.nodes for v in n.outputs]

@@ -11,7 +11,7 @@ from attar import graph
 from attar.context import Context
 from attar.errors import AttarError, RecipeError, Refused, did_you_mean
 from attar.passes import Doc, Pass, Range
-from attar.patterns import check_patterns, matches, names_in
+from attar.patterns import check_operators, check_patterns, matches, names_in
 from attar_quantize.methods import METHODS, Layer
 from attar_quantize.places import OPERATORS, Place, bits_of, find_places
 from attar_quantize.scheme import QType
@@ -62,12 +62,7 @@ class Weights(Pass, name="quantize.weights"):
             raise RecipeError(
                 f"{self.name}: unknown method {self.method!r}", hint=did_you_mean(self.method, list(METHODS))
             )
-        for operator in self.operators:
-            if operator not in OPERATORS:
-                raise RecipeError(
-                    f"{self.name}: option 'operators' names {operator!r}, whose weights are not known",
-                    hint=did_you_mean(operator, list(OPERATORS)),
-                )
+        check_operators(self.operators, OPERATORS, where=self.name)
 
     def apply(self, model: ir.Model, ctx: Context) -> None:
         self._check_names(model)
