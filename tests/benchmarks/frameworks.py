@@ -3,6 +3,7 @@
     python tests/benchmarks/frameworks.py files       every trained file, read and evaluated on ONNX Runtime
     python tests/benchmarks/frameworks.py trip        Keras -> IR -> torch -> IR -> MXNet -> IR -> Keras
     python tests/benchmarks/frameworks.py recipe      the same MobileNet from three frameworks, one recipe
+    python tests/benchmarks/frameworks.py speed       reading against each framework's own exporter, writing
 
 `--count` limits the labelled samples. Models and data are looked for in ATTAR_DATA (default ../shared/data).
 """
@@ -182,7 +183,62 @@ def recipe(count: int) -> None:
             )
 
 
-COMMANDS = {"files": files, "trip": trip, "recipe": recipe}
+def speed(count: int) -> None:
+    """Seconds to read the MobileNet (checked against the source, and not) and of the framework's own ONNX
+    exporter, in turns; seconds to write it. The least of three each, after one that does not count."""
+    import tempfile
+
+    import keras
+    import load
+    import torch
+    import torch_models
+
+    x = load.mobilenet_v1(load.imagenet("dev")[0][:1])
+    net = torch_models.MobileNetV1().eval()
+    base = str(DATA / "mobilenet_v1_075/mobilenet_v1_075_224")
+    layers, image = keras.models.load_model(f"{base}.keras", compile=False), torch.from_numpy(nchw(x))
+
+    def own_mxnet(path: str) -> None:
+        np.bool = np.bool_  # mxnet 1.9.1 was written for an older numpy
+        import mxnet.onnx
+
+        mxnet.onnx.export_model(
+            f"{base}-symbol.json", f"{base}-0000.params", [(1, 3, 224, 224)], np.float32, path
+        )
+
+    sources: dict[str, tuple[Any, Any, Callable[[str], Any]]] = {
+        "torch": (
+            net,
+            nchw(x),
+            lambda path: torch.onnx.export(net, (image,), path, dynamo=True, verbose=False),
+        ),
+        "tensorflow": (layers, x, lambda path: layers.export(path, format="onnx", verbose=False)),
+        "mxnet": (f"{base}-symbol.json", nchw(x), own_mxnet),
+    }
+    for framework, (source, example, own) in sources.items():
+        seconds: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "own.onnx")
+            work: dict[str, Callable[[], Any]] = {
+                "read": lambda s=source, e=example: attar.load(s, inputs=e, verify=False),
+                "read and checked": lambda s=source, e=example: attar.load(s, inputs=e),
+                "its own exporter": lambda o=own, p=path: o(p),
+            }
+            model = attar.load(source, inputs=example)
+            work["written and checked"] = lambda m=model, f=framework, e=example: attar.export(m, f, inputs=e)
+            for _ in range(4):
+                for name, what in work.items():
+                    start = time.perf_counter()
+                    try:
+                        what()
+                        seconds.setdefault(name, []).append(time.perf_counter() - start)
+                    except Exception as error:
+                        print(f"  {framework}, {name}: {type(error).__name__}: {str(error)[:200]}")
+        figures = ", ".join(f"{name} {min(times[1:]):.2f} s" for name, times in seconds.items() if times[1:])
+        print(f"{framework}, {len(model.graph)} nodes: {figures}", flush=True)
+
+
+COMMANDS = {"speed": speed, "files": files, "trip": trip, "recipe": recipe}
 
 
 def main() -> None:
