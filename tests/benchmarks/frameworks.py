@@ -198,6 +198,8 @@ def speed(count: int) -> None:
     base = str(DATA / "mobilenet_v1_075/mobilenet_v1_075_224")
     layers, image = keras.models.load_model(f"{base}.keras", compile=False), torch.from_numpy(nchw(x))
 
+    batch = ({0: torch.export.Dim.DYNAMIC},)  # as attar reads it
+
     def own_mxnet(path: str) -> None:
         np.bool = np.bool_  # mxnet 1.9.1 was written for an older numpy
         import mxnet.onnx
@@ -210,7 +212,9 @@ def speed(count: int) -> None:
         "torch": (
             net,
             nchw(x),
-            lambda path: torch.onnx.export(net, (image,), path, dynamo=True, verbose=False),
+            lambda path: torch.onnx.export(
+                net, (image,), path, dynamo=True, verbose=False, dynamic_shapes=batch
+            ),
         ),
         "tensorflow": (layers, x, lambda path: layers.export(path, format="onnx", verbose=False)),
         "mxnet": (f"{base}-symbol.json", nchw(x), own_mxnet),
