@@ -160,6 +160,20 @@ def test_numbers_of_profile_and_compare(arguments: dict[str, Any], told: str) ->
             attar.evaluate(model, [(example, np.zeros(2, np.int64))], "top1", **arguments)
 
 
+# Every session takes a second to open, so that there is a middle however late the signal is sent.
+_SLOWLY = """
+import time
+from attar.cli import main
+from attar.runtime import OnnxRuntime
+plain = OnnxRuntime.open
+def slow(*args, **options):
+    time.sleep(1)
+    return plain(*args, **options)
+OnnxRuntime.open = slow
+main()
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_leaves_nothing_behind(number: int, code: int, tmp_path: Path) -> None:
@@ -169,8 +183,17 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(number: int, code: int, tm
     graph.save(classifier(), work / "m.onnx")
     np.savez(work / "c.npz", x=np.concatenate(images(200)))
     before = sorted(p.name for p in work.iterdir())
-    command = [sys.executable, "-c", "from attar.cli import main; main()", "compress", "m.onnx"]
-    command += ["--calibration", "c.npz", "-o", "out.onnx"]
+    command = [
+        sys.executable,
+        "-c",
+        _SLOWLY,
+        "compress",
+        "m.onnx",
+        "--calibration",
+        "c.npz",
+        "-o",
+        "out.onnx",
+    ]
     running = subprocess.Popen(
         command, cwd=work, env={**os.environ, "TMPDIR": str(temporary)}, text=True, stderr=subprocess.PIPE
     )
