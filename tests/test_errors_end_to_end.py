@@ -201,7 +201,7 @@ def test_the_report_is_complete(tmp_path: Path) -> None:
     assert report.speed is not None
     assert report.speed.low <= report.speed.ratio <= report.speed.high
     assert report.seconds >= sum(s.seconds for s in report.steps) > 0
-    assert [s.name for s in report.steps] == ["fuse.inference", "quantize.static"]
+    assert [s.name for s in report.steps] == ["fuse.inference", "fuse.kernels", "quantize.static"]
     assert {"attar", "onnxruntime", "processor", "integer instructions"} <= set(report.environment)
     assert all(k.milliseconds is not None for k in report.after.kernels if k.compute)
     plain = json.loads(report.to_json())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PRESETS: Mapping[str, tuple[Mapping[str, Any], ...]] = MappingProxyType(
     {
-        "int8": ({"name": "fuse.inference"}, {"name": "quantize.static"}),
+        "int8": ({"name": "fuse.inference"}, {"name": "fuse.kernels"}, {"name": "quantize.static"}),
         "int8-fast": ({"name": "fuse.inference"}, {"name": "quantize.static", "observer": "mse"}),
         "int4-weights": (
             {"name": "fuse.inference"},

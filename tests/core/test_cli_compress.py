@@ -32,6 +32,10 @@ class Inference(Pass, name="fuse.inference"):
     pass
 
 
+class Kernels(Pass, name="fuse.kernels"):
+    pass
+
+
 class Data(Pass, name="probe.data"):
     needs = ("calibration",)
 
@@ -43,7 +47,7 @@ class Scored(Pass, name="probe.scored"):
 class Plugin:
     @hookimpl
     def attar_passes(self) -> list[type[Pass]]:
-        return [Static, Inference, Data, Scored]
+        return [Static, Inference, Kernels, Data, Scored]
 
 
 class FakeResult:
@@ -144,7 +148,7 @@ def test_everything_given_reaches_the_api(api: Api) -> None:
 def test_what_is_not_given_takes_the_defaults(api: Api) -> None:
     assert run("-o", "out.onnx").exit_code == 0
     [(args, kwargs)] = api.calls
-    assert args == ("m.onnx", (Inference(), Static()))
+    assert args == ("m.onnx", (Inference(), Kernels(), Static()))
     kwargs.pop("progress")
     assert kwargs == {
         **dict.fromkeys(("calibration", "training", "preprocess", "evaluate", "max_drop", "costs")),
@@ -159,7 +163,7 @@ def test_a_recipe_file_and_a_preset(api: Api) -> None:
     Path("recipe.toml").write_text('[[pass]]\nname = "quantize.static"\nbits = 4\n')
     assert run("-o", "out.onnx", "-r", "recipe.toml").exit_code == 0
     assert run("-o", "out.onnx", "--preset", "int8").exit_code == 0
-    assert [args[1] for args, _ in api.calls] == [(Static(bits=4),), (Inference(), Static())]
+    assert [args[1] for args, _ in api.calls] == [(Static(bits=4),), (Inference(), Kernels(), Static())]
 
 
 @pytest.mark.usefixtures("folder")

@@ -63,10 +63,14 @@ class Inference(Pass, name="fuse.inference"):
     pass
 
 
+class Kernels(Pass, name="fuse.kernels"):
+    pass
+
+
 class Plugin:
     @hookimpl
     def attar_passes(self) -> list[type[Pass]]:
-        return [Everything, Prune, Needs, Picky, Static, Inference]
+        return [Everything, Prune, Needs, Picky, Static, Inference, Kernels]
 
 
 def make_registry() -> Registry:
@@ -160,7 +164,7 @@ def test_a_dump_of_something_else_is_refused() -> None:
 
 
 def test_every_form_of_a_recipe_gives_the_same_passes(tmp_path: Path) -> None:
-    expected = (Inference(), Static())
+    expected = (Inference(), Kernels(), Static())
     file = tmp_path / "a=b.toml"
     file.write_bytes(b"\xef\xbb\xbf" + dump_recipe(expected).encode())
     for source in (
@@ -169,10 +173,10 @@ def test_every_form_of_a_recipe_gives_the_same_passes(tmp_path: Path) -> None:
         dump_recipe(expected),
         "int8",
         ["int8"],
-        ["fuse.inference", Static],
-        [{"name": "fuse.inference"}, {"name": "quantize.static", "bits": 8}],
+        ["fuse.inference", "fuse.kernels", Static],
+        [{"name": "fuse.inference"}, "fuse.kernels", {"name": "quantize.static", "bits": 8}],
         (p for p in expected),
-        {"pass": [{"name": "fuse.inference"}, {"name": "quantize.static"}]},
+        {"pass": [{"name": "fuse.inference"}, {"name": "fuse.kernels"}, {"name": "quantize.static"}]},
     ):
         assert load_recipe(source, REGISTRY) == expected
     for single in (Static(), Static, "quantize.static", {"name": "quantize.static"}):
