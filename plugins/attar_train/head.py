@@ -12,7 +12,12 @@ from attar import graph
 from attar.errors import InputError, Refused, check_whole, did_you_mean
 from attar_train.batches import generator
 
-_PASSED = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Identity", "Flatten", "Squeeze", "Reshape", "Cast"})
+_PASSED = frozenset(
+    {"Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Softsign", "Relu", "Clip", "Dropout", "Identity"}
+    | {"Flatten", "Squeeze", "Reshape", "Cast"}
+    | {"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool"}
+)
+"""Each class for itself: what may stand between the last layer and the output."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,18 @@ def new_head(model: ir.Model, classes: int, *, output: str | None = None, seed: 
         if target is not None and count in target:
             numbers = np.where(target == count, classes, target).astype(np.int64)
             _put(made, node, 1, node.inputs[1], numbers)
-        for value in node.outputs:
+    made_by = head.node.outputs[0]
+    rank = None if made_by.shape is None else len(made_by.shape)
+    place = 1 if head.node.op_type == "Conv" else -1
+    for value in (made_by, *(v for node in head.behind for v in node.outputs)):
+        if (
+            value.shape is not None and len(value.shape) == rank
+        ):  # an image may be as wide as there are classes
+            sizes = list(value.shape)
+            sizes[place] = classes
+            value.shape = ir.Shape(sizes)
+        else:
             value.shape = _reshaped(value, count, classes)
-    head.node.outputs[0].shape = _reshaped(head.node.outputs[0], count, classes)
     graph.tidy(made)
     graph.refresh_shapes(made)
     return made

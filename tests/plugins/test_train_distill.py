@@ -124,6 +124,30 @@ def test_the_loss_is_that_of_the_paper(teacher: Any, tmp_path: Path) -> None:
     assert found == pytest.approx(((s - t) ** 2).mean() / t.var(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("bound", "inverse"), [("Tanh", np.arctanh), ("Softsign", lambda y: y / (1 - abs(y)))]
+)
+def test_scores_that_end_in_a_bound_are_compared_before_it(bound: str, inverse: Any) -> None:
+    """Behind a Tanh nearly all scores are 1 or -1; before it they say more, and the gradient is not lost."""
+
+    def bounded(seed: int) -> Any:
+        net = Net("bounded", seed)
+        return net.model(y=net.op(bound, net.dense(net.input("x", "N", 6), 6, 5)))
+
+    student, other = bounded(1), bounded(2)
+    x = RNG.standard_normal((16, 6)).astype(np.float32)
+    ctx = context(student, x, teachers=(other,))
+    t, s = (inverse(scores(m, x)) for m in (other, student))
+    p, q = softmax(t / 2), softmax(s / 2)
+    expected = 4 * (p * (np.log(p) - np.log(q))).sum(1).mean()
+    found, _ = loss_of(Distill(temperature=2.0), student, ctx, x)
+    assert found == pytest.approx(expected, rel=1e-3)
+    # The mean square is that of the outputs themselves.
+    t, s = scores(other, x), scores(student, x)
+    found, _ = loss_of(Distill(loss="mse"), student, ctx, x)
+    assert found == pytest.approx(((s - t) ** 2).mean() / t.var(), rel=1e-4)
+
+
 def test_distances_of_hidden_values_are_those_of_the_papers() -> None:
     wide, narrow = RNG.standard_normal((5, 8, 6, 6)), RNG.standard_normal((5, 3, 6, 6))
 

@@ -49,13 +49,18 @@ def test_a_new_head_for_other_classes(softmax: bool) -> None:
 def test_a_head_behind_a_reshape_and_one_of_a_convolution() -> None:
     net = Net("conv head", 1)
     y = net.conv(net.input("x", "N", 3, 4, 4), 3, 6)
-    mixed = net.model(y=net.op("GlobalAveragePool", net.conv(y, 6, 5, (1, 1))))
-    with pytest.raises(Refused, match="no dense layer"):
-        new_head(mixed, 2)
+    scores = net.op("GlobalAveragePool", net.op("Relu", net.conv(y, 6, 5, (1, 1))))
+    made = new_head(net.model(y=net.op("Flatten", scores)), 2)  # as SqueezeNet ends
+    assert output_specs(made)[0].shape == ("N", 2)
+    assert OnnxRuntime().open(made).run({"x": np.ones((3, 3, 4, 4), np.float32)})[0].shape == (3, 2)
     net = Net("reshaped", 1)
     y = net.op("GlobalAveragePool", net.conv(net.input("x", "N", 3, 4, 4), 3, 6))
     made = new_head(net.model(y=net.op("Reshape", net.conv(y, 6, 5, (1, 1)), net.ints([0, 5]))), 2)
     assert output_specs(made)[0].shape[1] == 2
+    net = Net("map", 1)  # as many classes as pixels in a row
+    y = net.conv(net.input("x", "N", 3, 5, 5), 3, 6)
+    made = new_head(net.model(y=net.op("Relu", net.conv(y, 6, 5, (1, 1)))), 2)
+    assert output_specs(made)[0].shape == ("N", 2, 5, 5)
     net = Net("product", 1)
     made = new_head(net.model(y=net.dense(net.input("x", "N", 7, 4), 4, 5, gemm=False)), 2)
     assert output_specs(made)[0].shape == ("N", 7, 2)
@@ -63,6 +68,9 @@ def test_a_head_behind_a_reshape_and_one_of_a_convolution() -> None:
         new_head(mlp(), 0)
     with pytest.raises(InputError, match="no output 'z'"):
         new_head(mlp(), 2, output="z")
+    net = Net("bounded", 0)
+    made = new_head(net.model(y=net.op("Tanh", net.dense(net.input("x", "N", 4), 4, 5))), 3)
+    assert output_specs(made)[0].shape == ("N", 3)
     net = Net("none", 0)
     bare = net.model(y=net.op("Relu", net.input("x", "N", 3)))
     with pytest.raises(Refused, match="no dense layer"):
