@@ -19,7 +19,17 @@ _SAMPLES = 16
 # Decibels below which two settings are as good as each other, and the first is taken: the same network from
 # two frameworks, or on two machines, shall not be quantized in two ways because of the last bits of a sum.
 _CLEAR = 0.5
-_SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose")
+# What changes the form of an output, or the way its numbers are written.
+_SHAPING = (
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Transpose",
+    "QuantizeLinear",
+    "DequantizeLinear",
+)
 
 
 def nearest(

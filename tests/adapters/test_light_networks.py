@@ -71,7 +71,7 @@ def test_whole_networks(framework: str, path: Path) -> None:
     registry = default_registry()
     exported = registry.get_adapter(framework).write(model, registry=registry)
     (got,) = exported.run({value.name: x})
-    _close(got, wanted, 1e-6)
+    _close(got, wanted, 4e-6)  # sums of one number over up to 121 layers; 1.8e-6 at most, in TensorFlow
     assert _parameters(framework, exported.native) > 0.9 * graph.byte_size(model) / 4
     other = _varied(model)
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
