@@ -14,6 +14,7 @@ from attar.context import Context
 from attar.errors import Refused
 from attar.passes import Doc, Pass, Range
 from attar.statistics import Statistics
+from attar_quantize.linear import is_float, is_linear, is_transposed
 from attar_quantize.scheme import Array, QType, weight_params
 
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -132,7 +133,7 @@ class Place:
         for node in self.readers:
             array = graph.const_array(node.inputs[1])
             assert array is not None
-            out.append((array.T if _transposed(node) else array).astype(np.float64))
+            out.append((array.T if is_transposed(node) else array).astype(np.float64))
         return out
 
     def scale(self, place: ir.Graph, factors: Array) -> None:
@@ -140,13 +141,15 @@ class Place:
         for node, position, axis in self.owners:
             _put(place, node, position, 1 / factors, axis)
         for node in self.readers:
-            _put(place, node, 1, factors, 1 if _transposed(node) else 0)
+            _put(place, node, 1, factors, 1 if is_transposed(node) else 0)
 
 
 def find_place(value: ir.Value) -> Place | str | None:
     """The place of a value that linear layers read, or why it must be left alone; None if none reads it."""
     users = [user for user, _ in value.uses()]
-    readers = tuple(dict.fromkeys(user for user, position in value.uses() if _linear(user) and position == 0))
+    readers = tuple(
+        dict.fromkeys(user for user, position in value.uses() if is_linear(user) and position == 0)
+    )
     if not readers or value.producer() is None:
         return None
     owners = _owners(value)
@@ -166,7 +169,7 @@ def _owners(value: ir.Value) -> tuple[tuple[ir.Node, int, int], ...] | None:
 
     def vector(owner: ir.Node, position: int) -> bool:
         array = graph.const_array(owner.inputs[position]) if position < len(owner.inputs) else None
-        return array is not None and array.shape[-1:] == (size,) and array.size == size and _float(array)
+        return array is not None and array.shape[-1:] == (size,) and array.size == size and is_float(array)
 
     if node.op_type == "LayerNormalization":
         axis = node.attributes.get("axis")
@@ -177,8 +180,8 @@ def _owners(value: ir.Value) -> tuple[tuple[ir.Node, int, int], ...] | None:
     if node.op_type == "Mul":
         sides = [i for i in (0, 1) if vector(node, i)]
         return ((node, sides[0], -1),) if len(sides) == 1 else None
-    if node.op_type in ("MatMul", "Gemm") and _linear(node):
-        own = [(node, 1, 0 if _transposed(node) else 1)]
+    if node.op_type in ("MatMul", "Gemm") and is_linear(node):
+        own = [(node, 1, 0 if is_transposed(node) else 1)]
         if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
             if not vector(node, 2):
                 return None
@@ -194,27 +197,6 @@ def _owners(value: ir.Value) -> tuple[tuple[ir.Node, int, int], ...] | None:
             inner = _owners(before)
         return None if inner is None else (*inner, (node, sides[0], -1))
     return None
-
-
-def _linear(node: ir.Node) -> bool:
-    """Whether it is a MatMul or Gemm with a constant float matrix on the right and nothing unusual."""
-    if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
-        return False
-    array = graph.const_array(node.inputs[1])
-    plain = all(
-        name not in node.attributes or node.attributes[name].value == value
-        for name, value in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
-    )
-    return plain and array is not None and array.ndim == 2 and _float(array)
-
-
-def _float(array: Array) -> bool:
-    return array.dtype == np.float32 and bool(np.isfinite(array).all())
-
-
-def _transposed(node: ir.Node) -> bool:
-    trans = node.attributes.get("transB")
-    return trans is not None and bool(trans.value)
 
 
 def _put(place: ir.Graph, node: ir.Node, position: int, factors: Array, axis: int) -> None:

@@ -19,6 +19,7 @@ from attar_quantize import planner
 from attar_quantize.choose import Correspondence, nearest
 from attar_quantize.equalize import Equalize
 from attar_quantize.observers import Observer
+from attar_quantize.outlier_forms import MARK
 from attar_quantize.qdq import Writer
 from attar_quantize.ranges import Values, activation_params, mean_axes, quantized_values
 from attar_quantize.rest import store_rest
@@ -280,6 +281,8 @@ class Static(Pass, name="quantize.static"):
         for name in unit.names:
             if name in ctx.keep_float:
                 return ctx.keep_float[name]
+        if MARK in unit.main.metadata_props:
+            return unit.main.metadata_props[MARK]
         if matches(unit.names, self.keep_float):
             return "kept in float by option keep_float"
         first = next((o for o in self._overrides() if o.matches(unit)), None)
