@@ -13,6 +13,7 @@ from attar import graph, solve
 from attar.context import Context
 from attar.errors import RecipeError, Refused
 from attar.gram import Gram
+from attar.gram_sums import summed
 from attar.passes import Choice, Doc, Pass, Range
 from attar.patterns import check_patterns, matches
 from attar_factor.budget import Offer, distribute
@@ -267,21 +268,9 @@ def _inputs(
     if not aware:
         yield from ((layer, None) for layer in layers)
         return
-    waiting: dict[int, Gram] = {}
-    left = {i: len(set(layer.wants)) for i, layer in enumerate(layers)}
-    for want, gram in ctx.grams(model, [want for layer in layers for want in layer.wants]):
-        for i, layer in enumerate(layers):
-            if want not in layer.wants:
-                continue
-            if left[i] == 1 and i not in waiting:
-                yield layer, gram
-                continue
-            if i not in waiting:
-                waiting[i] = Gram.zeros(*gram.total.shape)
-            waiting[i].merge(gram)
-            left[i] -= 1
-            if not left[i]:
-                yield layer, waiting.pop(i)
+    wants = {number: layer.wants for number, layer in enumerate(layers)}
+    for number, gram in summed(model, wants, ctx):
+        yield layers[number], gram
 
 
 def _weigh(model: ir.Model, cases: Sequence[_Case], ctx: Context) -> None:

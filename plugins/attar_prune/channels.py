@@ -15,8 +15,9 @@ from attar.patterns import matches
 from attar_prune.channels_plan import Costs, Floats, Move, mask, moves, until
 from attar_prune.groups import Bools, Group, Grouping
 from attar_prune.importance import BUILTIN
+from attar_prune.prepare import prepare
 from attar_prune.refit import drop_zero_biases, give_biases, refit
-from attar_prune.remove import remove, silence, split_shared_vectors
+from attar_prune.remove import remove, silence
 
 
 class Channels(Pass, name="prune.channels"):
@@ -70,7 +71,7 @@ class Channels(Pass, name="prune.channels"):
         if self.refit:
             ctx.calibration  # noqa: B018  (raises with the way out)
         limits = [_limit(text) for text in self.limits]
-        split_shared_vectors(model)
+        prepare(model, ctx)
         wanted = ctx.data is not None if self.refit is None else self.refit
         given = give_biases(model) if wanted else []
         first, done = None, False

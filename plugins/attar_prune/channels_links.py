@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from attar import graph
 from attar.ops import AxisLink, OpRule, op_key
-from attar_prune.channels_nodes import axes_asked, keys, length, runs, target
+from attar_prune.channels_nodes import axes_asked, filled, keys, length, runs, sizes, target
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[ir.Value, int]
@@ -86,6 +86,8 @@ class Links:
         x, y = self.find(first), self.find(second)
         if x is not y:
             self._parent[y] = x
+            if y in self.heads:
+                self.heads.add(x)
             if y in self._reason:
                 self._reason.setdefault(x, self._reason.pop(y))
 
@@ -169,8 +171,9 @@ class Links:
             for index, value in enumerate(values):
                 if value is None or value.shape is None:
                     continue
+                free = filled(node) if side == "makes" else ()
                 for axis in range(len(value.shape)):
-                    if (index, axis) not in known:
+                    if (index, axis) not in known and axis not in free:
                         self.pin((value, axis), f"{node.op_type} {side} it as a whole")
 
     def _link(self, node: ir.Node, link: AxisLink) -> None:
@@ -233,7 +236,10 @@ class Links:
 
     def _computed(self, node: ir.Node) -> None:
         """Sizes that are computed by the graph cannot be rewritten."""
-        positions = {"Expand": (1,), "Resize": (3,), "Split": (1,), "Slice": (1, 2, 3, 4), "Pad": (1, 3)}
+        if node.op_type == "Expand":
+            self._expanded(node)
+            return
+        positions = {"Resize": (3,), "Split": (1,), "Slice": (1, 2, 3, 4), "Pad": (1, 3)}
         for index in positions.get(node.op_type, ()):
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is not None and graph.const_array(value) is None:
@@ -242,6 +248,14 @@ class Links:
                 else:
                     self.pin_value(node.outputs[0], f"{node.op_type} goes to a size that is computed")
                     self.pin_value(node.inputs[0], f"{node.op_type} goes to a size that is computed")
+
+    def _expanded(self, node: ir.Node) -> None:
+        wanted, out = node.inputs[1], node.outputs[0]
+        told = sizes(wanted, length(wanted, 0) or 0)
+        shift = len(out.shape or ()) - len(told)
+        for axis, size in enumerate(told):
+            if size is None:
+                self.pin((out, axis + shift), "Expand goes to a size that is computed")
 
     def _grouped(self, node: ir.Node, links: list[AxisLink]) -> bool:
         """Grouped convolutions keep their groups equal: either whole groups go, where there are more of them

@@ -53,11 +53,15 @@ def target(node: ir.Node) -> list[int | None] | None:
     """What a Reshape is told of every output axis; None entries are computed. None for Flatten."""
     if node.op_type != "Reshape":
         return None
-    out, wanted = node.outputs[0], node.inputs[1]
+    out = node.outputs[0]
+    return sizes(node.inputs[1], 0 if out.shape is None else len(out.shape))
+
+
+def sizes(wanted: ir.Value | None, rank: int) -> list[int | None]:
+    """The numbers of a shape of `rank` axes; those that the graph computes are None."""
     array = graph.const_array(wanted)
     if array is not None:
         return [int(v) for v in array.reshape(-1)]
-    rank = 0 if out.shape is None else len(out.shape)
     entries: list[int | None] = []
     maker = None if wanted is None else wanted.producer()
     if maker is not None and maker.op_type == "Concat":
@@ -68,6 +72,24 @@ def target(node: ir.Node) -> list[int | None] | None:
             else:
                 entries += [None] * (length(value, 0) or 1)
     return entries if len(entries) == rank else [None] * rank
+
+
+# Which input of operators that repeat one element along an axis tells how often.
+FILLERS = {"Expand": 1, "ConstantOfShape": 0}
+
+
+def filled(node: ir.Node) -> set[int]:
+    """Output axes along which one element is repeated, as often as a constant says."""
+    out = node.outputs[0]
+    if node.op_type not in FILLERS or node.domain or out.shape is None:
+        return set()
+    rank, wanted = len(out.shape), node.inputs[FILLERS[node.op_type]]
+    told = sizes(wanted, length(wanted, 0) or 0)
+    shift = rank - len(told)
+    x = node.inputs[0] if node.op_type == "Expand" else None
+    new = rank - (0 if x is None or x.shape is None else len(x.shape))  # axes that x does not have
+    axes = [k + shift for k, size in enumerate(told) if size is not None and size > 1]
+    return {a for a in axes if a < new or length(x, a - new) == 1}
 
 
 def axes_asked(node: ir.Node) -> range | list[int]:

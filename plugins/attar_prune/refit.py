@@ -31,6 +31,7 @@ from attar.gram import Gram, LayerInput, from_rows, layer_input, rows_of
 from attar_prune.effect import Outputs
 from attar_prune.groups import Bools, Grouping
 from attar_prune.held_out import split
+from attar_prune.moments import Moments
 from attar_prune.staged import Front
 
 Floats = npt.NDArray[np.float64]
@@ -202,25 +203,25 @@ def _fitted(w: Floats, found: Gram, stay: Bools, *, centred: bool) -> tuple[Floa
     Args:
         stay: columns, `[groups, K]`.
     """
-    whole, halves = _Moments(found, stay, centred=centred), _halves(found)
+    halves = _halves(found)
     damping: float | None = _DEFAULT
     if halves is not None:
-        first, second = (_Moments(half, stay, centred=centred) for half in halves)
-        damping = _chosen(w, first, second)
+        damping = _chosen(*(Moments(w, half, stay, centred=centred) for half in halves))
     if damping is None:
         return w * stay[:, None, :], np.zeros(w.shape[:2])
-    rows = whole.solved(w, damping)
-    return rows, whole.shift(w, rows)
+    whole = Moments(w, found, stay, centred=centred)
+    rows = whole.solved(damping)
+    return whole.spread(rows), whole.shift(rows)
 
 
-def _chosen(w: Floats, first: _Moments, second: _Moments) -> float | None:
+def _chosen(first: Moments, second: Moments) -> float | None:
     """The damping whose solution for `first` does best on `second`; None if nothing does better than the
     weights as they were."""
-    asis = w * first.stay[:, None, :]
-    least, best, before = second.loss(w, asis, np.zeros(w.shape[:2])), None, math.inf
+    asis = second.start
+    least, best, before = second.loss(asis, np.zeros(asis.shape[:2])), None, math.inf
     for damping in _DAMPING:
-        rows = first.solved(w, damping)
-        loss = second.loss(w, rows, first.shift(w, rows))
+        rows = first.solved(damping)
+        loss = second.loss(rows, first.shift(rows))
         if loss < least:
             least, best = loss, damping
         if not loss < before:
@@ -265,47 +266,6 @@ def drop_zero_biases(nodes: Sequence[ir.Node]) -> None:
         if array is not None and not array.any():
             node.replace_input_with(2, None)
             node.resize_inputs(2)
-
-
-class _Moments:
-    """E[x x^T] of the inputs that stay and E[t x^T], central where a bias takes the means; of groups."""
-
-    def __init__(self, found: Gram, stay: Bools, *, centred: bool) -> None:
-        count = max(1, found.count)
-        assert found.cross is not None
-        assert found.twin is not None
-        self.stay, self.centred = stay, centred
-        self.mean_x, self.mean_t = found.total / count, found.twin / count
-        self.xx, self.tx = found.matrix / count, found.cross / count
-        if centred:
-            self.xx -= self.mean_x[..., :, None] * self.mean_x[..., None, :]
-            self.tx -= self.mean_t[..., :, None] * self.mean_x[..., None, :]
-        both = stay[..., :, None] & stay[..., None, :]
-        self.xx *= both
-        self.tx *= stay[..., None, :]
-        power = np.einsum("gkk->g", self.xx) / np.maximum(1, stay.sum(axis=-1))
-        self.power = np.maximum(power, 1e-12)[:, None]
-
-    def solved(self, w: Floats, damping: float) -> Floats:
-        left = self.xx.copy()
-        d = damping * self.power * self.stay  # [groups, K]
-        # Columns that go stand alone, with nothing on the right.
-        np.einsum("gkk->gk", left)[...] += np.where(self.stay, d, 1.0)
-        right = w @ self.tx + w * d[:, None, :]
-        return np.asarray(np.swapaxes(np.linalg.solve(left, np.swapaxes(right, -1, -2)), -1, -2))
-
-    def shift(self, w: Floats, rows: Floats) -> Floats:
-        """What a bias adds so that the means stay, `[groups, outputs]`."""
-        if not self.centred:
-            return np.zeros(w.shape[:2])
-        return np.asarray(
-            np.einsum("gok,gk->go", w, self.mean_t) - np.einsum("gok,gk->go", rows, self.mean_x)
-        )
-
-    def loss(self, w: Floats, rows: Floats, shift: Floats) -> float:
-        """E |W t - W' x - s|^2 without the part that no W' and s change."""
-        around = float(((rows @ self.xx - 2 * (w @ self.tx)) * rows).sum())
-        return around + (float(((self.shift(w, rows) - shift) ** 2).sum()) if self.centred else 0.0)
 
 
 def _bias(node: ir.Node) -> ir.Value | None:

@@ -15,32 +15,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from attar import graph
-from attar_prune.channels_nodes import length
+from attar_prune.channels_nodes import FILLERS, length
 from attar_prune.groups import Bools, Grouping
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _SILENT = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Add", "Gather"}
 )
-
-
-def split_shared_vectors(model: ir.Model) -> None:
-    """Give every reader its own copy of constant vectors, or equal constants would tie layers together that
-    have nothing to do with each other."""
-    main = model.graph
-    taken = graph.taken_names(main)
-    for value in list(main.initializers.values()):
-        uses = list(value.uses())
-        dims = [] if value.shape is None else [d for d in value.shape if d != 1]
-        if len(uses) < 2 or len(dims) != 1 or value.is_graph_output() or value.is_graph_input():
-            continue
-        tensor = value.const_value
-        if tensor is None or any(use.node.graph is not main for use in uses):
-            continue
-        for use in uses[1:]:
-            copy = graph.add_initializer(main, f"{value.name}_own", ir.tensor(tensor), taken)
-            taken.add(copy.name or "")
-            use.node.replace_input_with(use.idx, copy)
 
 
 def silence(grouping: Grouping, gone: Bools) -> None:
@@ -113,26 +94,28 @@ def _new_input(node: ir.Node, index: int, array: Array) -> None:
     node.replace_input_with(index, graph.add_initializer(node.graph, base, array))
 
 
-def _counts(node: ir.Node, grouping: Grouping, gone: Bools, sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sizes of the output's axes; 0 and -1 have their own meaning and stay."""
-    fresh = np.array(sizes)
-    for axis in range(len(fresh)):
-        keep = grouping.keep(node.outputs[0], axis, gone)
-        if keep is not None and fresh[axis] > 0:
-            fresh[axis] = keep.sum()
-    return fresh
-
-
 def _reshape(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
-    wanted = node.inputs[1]
-    sizes = graph.const_array(wanted)
-    if sizes is not None:
-        fresh = _counts(node, grouping, gone, sizes)
-        if not np.array_equal(fresh, sizes):
-            _new_input(node, 1, fresh)
-        return
     keeps = [grouping.keep(node.outputs[0], a, gone) for a in range(len(node.outputs[0].shape or ()))]
+    _resized(node, 1, keeps)
+
+
+def _filled(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
+    """Expand and ConstantOfShape: their sizes are aligned from the right."""
+    index = FILLERS[node.op_type]
+    out, count = node.outputs[0], length(node.inputs[index], 0) or 0
+    rank = len(out.shape or ())
+    _resized(node, index, [grouping.keep(out, a, gone) for a in range(rank - count, rank)], least=2)
+
+
+def _resized(node: ir.Node, index: int, keeps: list[Bools | None], *, least: int = 1) -> None:
+    """Set the sizes in input `index` right, one a member of `keeps`; those below `least` have their own
+    meaning (0 and -1 of a Reshape, 1 of an Expand) and stay."""
     if all(k is None for k in keeps):
+        return
+    wanted = node.inputs[index]
+    constant = graph.const_array(wanted)
+    if constant is not None:
+        _new_input(node, index, _counted(constant, keeps, least).reshape(constant.shape))
         return
     maker = None if wanted is None else wanted.producer()
     assert maker is not None
@@ -144,41 +127,31 @@ def _reshape(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
     copy.outputs[0].name = graph.fresh_name(node.graph, f"{wanted.name if wanted else ''}_own")
     copy.outputs[0].type, copy.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(keeps)])
     node.graph.insert_before(node, copy)
-    node.replace_input_with(1, copy.outputs[0])
+    node.replace_input_with(index, copy.outputs[0])
     at = 0
-    for index, value in enumerate(copy.inputs):
+    for place, value in enumerate(copy.inputs):
         array = graph.const_array(value)
         if array is None:
             at += length(value, 0) or 1
             continue
-        fresh = np.array(array).reshape(-1)
-        for k in range(len(fresh)):
-            keep = keeps[at + k]
-            if keep is not None and fresh[k] > 0:
-                fresh[k] = keep.sum()
-        at += len(fresh)
-        _new_input(copy, index, fresh)
+        _new_input(copy, place, _counted(array, keeps[at : at + array.size], least))
+        at += array.size
 
 
-def _sized(index: int) -> Callable[[ir.Node, Grouping, Bools], None]:
-    """Expand's shape and Resize's sizes."""
+def _counted(sizes: npt.NDArray[Any], keeps: list[Bools | None], least: int) -> npt.NDArray[Any]:
+    fresh = np.array(sizes).reshape(-1)
+    for k, keep in enumerate(keeps):
+        if keep is not None and fresh[k] >= least:
+            fresh[k] = keep.sum()
+    return fresh
 
-    def rewrite(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
-        sizes = graph.const_array(node.inputs[index]) if len(node.inputs) > index else None
-        if sizes is None or not sizes.size:
-            return
-        rank = len(node.outputs[0].shape or ())
-        given = node.attributes.get("axes")
-        axes = list(given.as_ints()) if given is not None else list(range(rank - sizes.size, rank))
-        fresh = np.array(sizes)
-        for k, axis in enumerate(axes):
-            keep = grouping.keep(node.outputs[0], int(axis) % rank, gone)
-            if keep is not None and fresh[k] > 1:
-                fresh[k] = keep.sum()
-        if not np.array_equal(fresh, sizes):
-            _new_input(node, index, fresh)
 
-    return rewrite
+def _resize(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
+    rank = len(node.outputs[0].shape or ())
+    given = node.attributes.get("axes")
+    axes = range(rank) if given is None else [int(a) % rank for a in given.as_ints()]
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        _resized(node, 3, [grouping.keep(node.outputs[0], a, gone) for a in axes])
 
 
 def _split(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
@@ -274,8 +247,9 @@ def _regroup(node: ir.Node, grouping: Grouping, gone: Bools) -> None:
 
 _REWRITES: dict[str, Callable[[ir.Node, Grouping, Bools], None]] = {
     "Reshape": _reshape,
-    "Expand": _sized(1),
-    "Resize": _sized(3),
+    "Expand": _filled,
+    "ConstantOfShape": _filled,
+    "Resize": _resize,
     "Split": _split,
     "Slice": _slice,
     "Pad": _pad,

@@ -16,7 +16,8 @@ from attar.runtime import OnnxRuntime
 from attar.testing.build import Net
 from attar.testing.zoo import ZOO
 from attar_prune.groups import Grouping
-from attar_prune.remove import remove, silence, split_shared_vectors
+from attar_prune.prepare import split_shared_vectors
+from attar_prune.remove import remove, silence
 
 RUNTIME = OnnxRuntime()
 READERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}

@@ -17,6 +17,7 @@ from attar.testing.build import Net
 from attar_prune import Channels, Layers, refit
 from attar_prune.effect import Outputs
 from attar_prune.held_out import split
+from attar_prune.moments import Moments
 
 STEPS = {"layers": (Layers, {"count": 1}), "channels": (Channels, {"ratio": 0.4, "block": 1})}
 
@@ -102,8 +103,7 @@ def test_weights_stay_where_the_data_tell_nothing(centred: bool) -> None:
     gram.half = half
     w = rng.standard_normal((1, 8, 64))
     rows, _ = refit._fitted(w, gram, np.ones((1, 64), np.bool_), centred=centred)
-    moments = refit._Moments(gram, np.ones((1, 64), np.bool_), centred=centred)
-    weak = moments.solved(w, 1e-1)
+    weak = Moments(w, gram, np.ones((1, 64), np.bool_), centred=centred).solved(1e-1)
     # The inputs are white, so a layer's loss is the squared distance of its weights.
     assert ((rows - w) ** 2).sum() < 0.05 * ((weak - w) ** 2).sum()
 
