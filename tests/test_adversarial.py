@@ -195,7 +195,13 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(number: int, code: int, tm
         "out.onnx",
     ]
     running = subprocess.Popen(
-        command, cwd=work, env={**os.environ, "TMPDIR": str(temporary)}, text=True, stderr=subprocess.PIPE
+        command,
+        cwd=work,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        text=True,
+        stderr=subprocess.PIPE,
+        # Where the tests run in the background of a shell, interrupts are ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(temporary.glob("attar-*")) and running.poll() is None and time.monotonic() < deadline:
