@@ -160,9 +160,11 @@ def test_numbers_of_profile_and_compare(arguments: dict[str, Any], told: str) ->
             attar.evaluate(model, [(example, np.zeros(2, np.int64))], "top1", **arguments)
 
 
-# Every session takes a second to open, so that there is a middle however late the signal is sent.
+# Every session takes a second to open, so that there is a middle however late the signal is sent. Where the
+# tests run in the background of a shell, interrupts are ignored, and a child would inherit that.
 _SLOWLY = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from attar.cli import main
 from attar.runtime import OnnxRuntime
 plain = OnnxRuntime.open
@@ -200,8 +202,6 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(number: int, code: int, tm
         env={**os.environ, "TMPDIR": str(temporary)},
         text=True,
         stderr=subprocess.PIPE,
-        # Where the tests run in the background of a shell, interrupts are ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(temporary.glob("attar-*")) and running.poll() is None and time.monotonic() < deadline:
